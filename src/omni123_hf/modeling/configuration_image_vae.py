@@ -1,0 +1,147 @@
+"""Configuration of the image VAE (paper §4.3, stage I: DINO-Tok with a DINOv3 encoder, semantic + texture channels)."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import DINOv3ViTConfig, PreTrainedConfig
+
+
+# DINOv3 ViT-L/16. `DINOv3ViTConfig()` alone is a ViT-S without register tokens, so every size is written out.
+DINOV3_LARGE: dict[str, Any] = {
+    "patch_size": 16,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_register_tokens": 4,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+    "image_size": 512,
+}
+
+DINOV3_TINY: dict[str, Any] = {
+    "patch_size": 8,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_register_tokens": 1,
+    "initializer_range": 0.05,
+    "image_size": 64,
+    # Random position rescaling is an augmentation for pre-training; an encoder trained to reconstruct must not have it.
+    "pos_embed_rescale": None,
+}
+
+
+@strict
+class Omni123ImageVAEConfig(PreTrainedConfig):
+    """Sizes of `Omni123ImageVAE`; the defaults are the paper's scale (832 = 768 + 64 channels at 1/16 resolution).
+
+    `encoder_config` holds the fields of a `transformers.DINOv3ViTConfig`. `texture_taps` are hidden-state indices of the
+    encoder (0 = patch embedding, i = output of layer i) that the texture head reads. `freeze_encoder` keeps the encoder
+    in eval mode without gradients whatever `.train()` says; `freeze_semantic` does the same to the semantic projection,
+    which then keeps its PCA start (`fit_semantic_projection`). `latent_noise` is the largest standard deviation of the
+    Gaussian noise on standardised latents in training. `upsampler_channels` has one entry per doubling of resolution.
+    """
+
+    model_type = "omni123_image_vae"
+
+    encoder_config: dict[str, Any] | None = None
+    freeze_encoder: bool = True
+    freeze_semantic: bool = True
+    image_size: int = 512
+    image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
+    semantic_dim: int = 768
+    texture_dim: int = 64
+    texture_taps: list[int] | tuple[int, ...] = (0, 4, 8)
+    texture_hidden_size: int = 1024
+    decoder_hidden_size: int = 1024
+    num_decoder_layers: int = 12
+    num_decoder_heads: int = 16
+    decoder_mlp_ratio: float = 4.0
+    upsampler_channels: list[int] | tuple[int, ...] = (512, 256, 256, 128)
+    upsampler_blocks: int = 2
+    layer_norm_eps: float = 1e-6
+    # Training behaviour.
+    latent_noise: float = 0.3
+    statistics_momentum: float = 0.05
+    l1_loss_weight: float = 1.0
+    mse_loss_weight: float = 0.0
+    gradient_loss_weight: float = 0.0
+
+    def __post_init__(self, **kwargs):
+        if self.encoder_config is None:
+            self.encoder_config = dict(DINOV3_LARGE)
+        for name in ("image_mean", "image_std", "texture_taps", "upsampler_channels"):
+            setattr(self, name, list(getattr(self, name)))
+        super().__post_init__(**kwargs)
+
+    @property
+    def latent_dim(self) -> int:
+        """Channels D of the latent: semantic first, then texture."""
+        return self.semantic_dim + self.texture_dim
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per latent cell along one side."""
+        return self.encoder().patch_size
+
+    def encoder(self) -> DINOv3ViTConfig:
+        """The encoder's configuration as transformers' own class."""
+        return DINOv3ViTConfig(**(self.encoder_config or {}))
+
+    def validate_sizes(self):
+        """Raises `ValueError` when sizes cannot form a model."""
+        encoder = self.encoder()
+        if not isinstance(encoder.patch_size, int) or encoder.patch_size != 2 ** len(self.upsampler_channels):
+            raise ValueError(
+                f"upsampler_channels {self.upsampler_channels} double the resolution {len(self.upsampler_channels)} times, "
+                f"but the encoder's patch size is {encoder.patch_size}: give log2(patch size) entries."
+            )
+        if not self.texture_taps or not all(0 <= tap < encoder.num_hidden_layers for tap in self.texture_taps):
+            raise ValueError(
+                f"texture_taps {self.texture_taps} must name hidden states 0..{encoder.num_hidden_layers - 1} of the encoder."
+            )
+        if self.decoder_hidden_size % (4 * self.num_decoder_heads):
+            raise ValueError(
+                f"decoder_hidden_size {self.decoder_hidden_size} must be a multiple of 4 * num_decoder_heads "
+                f"({4 * self.num_decoder_heads}): axial rotary positions split each head in four."
+            )
+        if self.semantic_dim > encoder.hidden_size and self.freeze_semantic:
+            raise ValueError(
+                f"semantic_dim {self.semantic_dim} exceeds the encoder's width {encoder.hidden_size}: a frozen PCA "
+                "projection cannot widen; lower semantic_dim or set freeze_semantic=False."
+            )
+
+    @classmethod
+    def paper(cls) -> "Omni123ImageVAEConfig":
+        """The scale of the paper: DINOv3 ViT-L/16, 768 semantic + 64 texture channels."""
+        return cls()
+
+    @classmethod
+    def mini(cls) -> "Omni123ImageVAEConfig":
+        """The scale of `omni123-mini`: 64² pixels, 8 x 8 cells of 32 + 16 channels, encoder trained from scratch.
+
+        Deviation from the paper: no DINOv3 checkpoint of this size exists, so the encoder is not frozen in its own
+        training (it is in all later stages, where the whole VAE is).
+        """
+        return cls(
+            encoder_config=dict(DINOV3_TINY),
+            freeze_encoder=False,
+            freeze_semantic=False,
+            image_size=64,
+            semantic_dim=32,
+            texture_dim=16,
+            texture_taps=[0, 1, 2],
+            texture_hidden_size=96,
+            decoder_hidden_size=96,
+            num_decoder_layers=2,
+            num_decoder_heads=4,
+            decoder_mlp_ratio=2.0,
+            upsampler_channels=[48, 24, 12],
+            upsampler_blocks=1,
+            latent_noise=0.2,
+            mse_loss_weight=2.0,
+            gradient_loss_weight=0.5,
+        )

@@ -1,0 +1,318 @@
+"""The image VAE: pixels to a semantic + texture latent and back (paper §4.3 stage I, after DINO-Tok).
+
+Choices: a DINOv3 ViT encodes; its normed last layer, projected, gives the semantic channels, early hidden states give the
+texture channels; latents leave `encode()` standardised per channel; the decoder is a small transformer with axial rotary
+positions on normalised coordinates (any grid works) followed by a convolutional upsampler without attention. It is
+deterministic: noise on the latent in training takes the place of a KL term (the paper states none).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import DINOv3ViTModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from .configuration_image_vae import Omni123ImageVAEConfig
+
+
+@dataclass
+class Omni123ImageVAEOutput(ModelOutput):
+    """`loss` (weighted sum), its parts, `reconstruction (B, 3, H, W)` in [-1, 1] (not clamped), `latent (B, D, h, w)`."""
+
+    loss: torch.Tensor | None = None
+    pixel_loss: torch.Tensor | None = None
+    perceptual_loss: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    latent: torch.Tensor | None = None
+
+
+def patch_centres(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
+    """Centres `(h*w, 2)` of grid cells as (y, x) in [-1, 1], row by row; the same extent whatever the resolution."""
+    axes = [(torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size * 2 - 1 for size in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def axial_rotary_table(grid: tuple[int, int], head_dim: int, device: torch.device, base: float = 100.0):
+    """`(cos, sin)`, each `(h*w, head_dim/2)`: a quarter of the head's pairs turns with y, a quarter with x (as DINOv3)."""
+    # Computed on the fly: a non-persistent buffer would hold garbage after a meta-device load.
+    frequencies = base ** (-torch.arange(head_dim // 4, device=device, dtype=torch.float32) * 4 / head_dim)
+    angles = 2 * math.pi * (patch_centres(grid, device)[:, :, None] * frequencies).flatten(1)
+    return angles.cos(), angles.sin()
+
+
+def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turns the two halves of the last axis of `x (B, heads, L, head_dim)` as pairs."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def gradient_l1(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of horizontal and vertical pixel differences: keeps edges where L1 alone blurs them."""
+    error = reconstruction - target
+    return 0.5 * ((error.diff(dim=-1)).abs().mean() + (error.diff(dim=-2)).abs().mean())
+
+
+def image_psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """PSNR in dB `(B,)` of images in [-1, 1], after rounding both to 8 bits as a written file would be."""
+    levels = [((x.float().clamp(-1, 1) + 1) * 127.5).round() for x in (reconstruction, target)]
+    mse = (levels[0] - levels[1]).pow(2).flatten(1).mean(1)
+    return 10 * torch.log10(255.0**2 / mse.clamp_min(1e-10))
+
+
+class DecoderBlock(GradientCheckpointingLayer):
+    """Pre-norm self-attention over latent cells with axial rotary positions, then an MLP."""
+
+    def __init__(self, config: Omni123ImageVAEConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.num_heads = config.num_decoder_heads
+        self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.o_proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.up_proj = nn.Linear(width, int(width * config.decoder_mlp_ratio))
+        self.down_proj = nn.Linear(int(width * config.decoder_mlp_ratio), width)
+
+    def forward(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        batch, length, width = hidden.shape
+        qkv = self.qkv(self.norm1(hidden)).view(batch, length, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v)
+        hidden = hidden + self.o_proj(attended.transpose(1, 2).reshape(batch, length, width))
+        return hidden + self.down_proj(F.gelu(self.up_proj(self.norm2(hidden))))
+
+
+class ResidualConv(nn.Module):
+    """`x + conv3x3(silu(GroupNorm(x)))`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(math.gcd(channels, 32) if channels >= 64 else math.gcd(channels, 4), channels, eps=1e-6)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(F.silu(self.norm(x)))
+
+
+class UpsampleStage(nn.Module):
+    """Depth-to-space doubling of the resolution, then residual convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, blocks: int):
+        super().__init__()
+        self.expand = nn.Conv2d(in_channels, 4 * out_channels, 1)
+        self.blocks = nn.ModuleList([ResidualConv(out_channels) for _ in range(blocks)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.pixel_shuffle(self.expand(x), 2)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class ImageVAEDecoder(nn.Module):
+    """Standardised latent `(B, D, h, w)` to pixels `(B, 3, h*p, w*p)`."""
+
+    def __init__(self, config: Omni123ImageVAEConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.head_dim = width // config.num_decoder_heads
+        self.in_proj = nn.Linear(config.latent_dim, width)
+        self.blocks = nn.ModuleList([DecoderBlock(config) for _ in range(config.num_decoder_layers)])
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        channels = [width, *config.upsampler_channels]
+        self.stages = nn.ModuleList(
+            [
+                UpsampleStage(inner, outer, config.upsampler_blocks)
+                for inner, outer in zip(channels[:-1], channels[1:], strict=True)
+            ]
+        )
+        self.out_conv = nn.Conv2d(channels[-1], 3, 3, padding=1)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        batch, _, *grid = latent.shape
+        hidden = self.in_proj(latent.flatten(2).transpose(1, 2))
+        cos, sin = axial_rotary_table((grid[0], grid[1]), self.head_dim, latent.device)
+        for block in self.blocks:
+            hidden = block(hidden, cos, sin)
+        x = self.norm(hidden).transpose(1, 2).reshape(batch, -1, *grid)
+        for stage in self.stages:
+            x = stage(x)
+        return self.out_conv(F.silu(x))
+
+
+class Omni123ImageVAE(PreTrainedModel):
+    """DINOv3 encoder with semantic and texture heads, and a pixel decoder. `encode` and `decode` are the public doors."""
+
+    config: Omni123ImageVAEConfig
+    config_class = Omni123ImageVAEConfig
+    base_model_prefix = "image_vae"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderBlock", "DINOv3ViTLayer"]
+    _supports_sdpa = True
+
+    def __init__(self, config: Omni123ImageVAEConfig):
+        super().__init__(config)
+        encoder_config = config.encoder()
+        width = encoder_config.hidden_size
+        self.num_prefix_tokens = 1 + encoder_config.num_register_tokens
+        self.encoder = DINOv3ViTModel(encoder_config)
+        self.semantic_proj = nn.Linear(width, config.semantic_dim)
+        self.texture_head = nn.Sequential(
+            nn.LayerNorm(width * len(config.texture_taps), eps=config.layer_norm_eps),
+            nn.Linear(width * len(config.texture_taps), config.texture_hidden_size),
+            nn.GELU(),
+            nn.Linear(config.texture_hidden_size, config.texture_dim),
+        )
+        self.decoder = ImageVAEDecoder(config)
+        # Persistent, so that a meta-device load restores them.
+        self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
+        self.register_buffer("latent_std", torch.ones(config.latent_dim))
+        self.post_init()
+        self._freeze()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, Omni123ImageVAE):
+            init.zeros_(module.latent_mean)
+            init.ones_(module.latent_std)
+
+    def _freeze(self) -> None:
+        if self.config.freeze_encoder:
+            self.encoder.eval().requires_grad_(False)
+        if self.config.freeze_semantic:
+            self.semantic_proj.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Omni123ImageVAE":
+        """As `nn.Module.train`, but a frozen encoder stays in eval: in train mode DINOv3 rescales positions at random."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _check_pixels(self, pixel_values: torch.Tensor) -> None:
+        patch = self.config.patch_size
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give (B, 3, H, W) in [-1, 1].")
+        if pixel_values.shape[2] % patch or pixel_values.shape[3] % patch:
+            raise ValueError(
+                f"The image size {tuple(pixel_values.shape[2:])} is not a multiple of the patch size {patch}: resize first."
+            )
+
+    def _encoder_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Normed last layer and tapped hidden states of the encoder, patches only, each `(B, h*w, width)`."""
+        mean = pixel_values.new_tensor(self.config.image_mean).view(1, 3, 1, 1)
+        std = pixel_values.new_tensor(self.config.image_std).view(1, 3, 1, 1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            outputs = self.encoder(((pixel_values + 1) / 2 - mean) / std, output_hidden_states=True)
+        # Taps are never the last entry: whether that one is normed differs between transformers releases.
+        taps = [outputs.hidden_states[tap][:, self.num_prefix_tokens :] for tap in self.config.texture_taps]
+        return outputs.last_hidden_state[:, self.num_prefix_tokens :], taps
+
+    def raw_latent(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The latent `(B, D, h, w)` before standardisation; semantic channels first."""
+        self._check_pixels(pixel_values)
+        deep, taps = self._encoder_features(pixel_values)
+        tokens = torch.cat([self.semantic_proj(deep), self.texture_head(torch.cat(taps, dim=-1))], dim=-1)
+        height, width = (size // self.config.patch_size for size in pixel_values.shape[2:])
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Standardised latent `(B, D, H/p, W/p)` of `pixel_values (B, 3, H, W)` in [-1, 1]."""
+        latent = self.raw_latent(pixel_values)
+        return (latent - self.latent_mean.view(1, -1, 1, 1)) / self.latent_std.view(1, -1, 1, 1)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Pixels `(B, 3, h*p, w*p)`, nominally in [-1, 1] and not clamped, of a standardised latent `(B, D, h, w)`."""
+        if latent.ndim != 4 or latent.shape[1] != self.config.latent_dim:
+            raise ValueError(
+                f"latent has shape {tuple(latent.shape)}: give (B, {self.config.latent_dim}, h, w) as encode() returns it."
+            )
+        return self.decoder(latent)
+
+    def _standardize_in_training(self, latent: torch.Tensor) -> torch.Tensor:
+        """Standardises by the batch's own statistics and lets the buffers follow.
+
+        With fixed buffers a trainable encoder would escape the latent noise by growing its latents.
+        """
+        flat = latent.float()
+        mean, variance = flat.mean((0, 2, 3)), flat.var((0, 2, 3), unbiased=False)
+        std = (variance + 1e-6).sqrt()
+        with torch.no_grad():
+            self.latent_mean.lerp_(mean.to(self.latent_mean.dtype), self.config.statistics_momentum)
+            self.latent_std.lerp_(std.to(self.latent_std.dtype), self.config.statistics_momentum)
+        return ((flat - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)).to(latent.dtype)
+
+    @torch.no_grad()
+    def fit_latent_statistics(self, batches: Iterable[torch.Tensor]) -> None:
+        """Sets the channel mean and std from pixel batches `(B, 3, H, W)`; the last step of training."""
+        count, total, squares = 0, 0.0, 0.0
+        for pixel_values in batches:
+            flat = self.raw_latent(pixel_values).double().transpose(0, 1).flatten(1)
+            count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.pow(2).sum(1)
+        if count < 2:
+            raise ValueError("fit_latent_statistics got no pixels: give at least one batch.")
+        mean = total / count
+        variance = (squares / count - mean.pow(2)).clamp_min(1e-12)
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(variance.sqrt())
+
+    @torch.no_grad()
+    def fit_semantic_projection(self, batches: Iterable[torch.Tensor]) -> None:
+        """Starts the semantic projection at the leading principal components of the encoder's last layer (DINO-Tok)."""
+        count, total, outer = 0, 0.0, 0.0
+        for pixel_values in batches:
+            flat = self._encoder_features(pixel_values)[0].flatten(0, 1).double()
+            count, total, outer = count + len(flat), total + flat.sum(0), outer + flat.t() @ flat
+        if count < 2:
+            raise ValueError("fit_semantic_projection got no pixels: give at least one batch.")
+        mean = total / count
+        _, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))
+        components = vectors.flip(1)[:, : self.config.semantic_dim].t()
+        self.semantic_proj.weight.copy_(components)
+        self.semantic_proj.bias.copy_(-components @ mean)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        perceptual_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    ) -> Omni123ImageVAEOutput:
+        """Reconstructs `pixel_values (B, 3, H, W)` in [-1, 1] and compares.
+
+        `perceptual_loss(reconstruction, target)` is an extra scalar term (LPIPS and the like) that the trainer brings.
+        """
+        if self.training:
+            latent = self._standardize_in_training(self.raw_latent(pixel_values))
+            sigma = torch.rand(len(latent), 1, 1, 1, device=latent.device, dtype=latent.dtype) * self.config.latent_noise
+            reconstruction = self.decode(latent + sigma * torch.randn_like(latent))
+        else:
+            latent = self.encode(pixel_values)
+            reconstruction = self.decode(latent)
+        target = pixel_values.to(reconstruction.dtype)
+        pixel_loss = (
+            self.config.l1_loss_weight * F.l1_loss(reconstruction, target)
+            + self.config.mse_loss_weight * F.mse_loss(reconstruction, target)
+            + self.config.gradient_loss_weight * gradient_l1(reconstruction, target)
+        )
+        extra = None if perceptual_loss is None else perceptual_loss(reconstruction, target)
+        return Omni123ImageVAEOutput(
+            loss=pixel_loss if extra is None else pixel_loss + extra,
+            pixel_loss=pixel_loss,
+            perceptual_loss=extra,
+            reconstruction=reconstruction,
+            latent=latent,
+        )

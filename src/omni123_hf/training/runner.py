@@ -1,0 +1,106 @@
+"""What all stages share: training arguments from a recipe, exact resume, and a log that can be committed.
+
+Samples are a pure function of `(seed, k)` with k the running number of the sample, so the data order needs no state: a
+resumed run skips to its k without reading anything.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from .recipe import Recipe
+
+
+class CounterDataset(Dataset):
+    """`length` samples; sample k is `draw(rng, k)` with `rng` seeded by `(seed, k)`."""
+
+    def __init__(self, draw: Callable[[np.random.Generator, int], Any], length: int, seed: int):
+        self.draw, self.length, self.seed = draw, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, k: int) -> Any:
+        return self.draw(np.random.default_rng((self.seed, k)), k)
+
+
+class JsonLinesLog(TrainerCallback):
+    """Appends every logged dictionary to `log.jsonl`, with step and seconds; on resume the lines after the checkpoint go."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.start = time.time()
+        self.offset = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start = time.time()
+        if not state.is_world_process_zero:
+            return
+        lines = []
+        if self.path.exists():
+            lines = [json.loads(line) for line in self.path.read_text().splitlines() if line]
+        lines = [line for line in lines if state.global_step and line["step"] <= state.global_step]
+        self.offset = lines[-1]["seconds"] if lines else 0.0
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or not logs:
+            return
+        seconds = round(self.offset + time.time() - self.start, 1)
+        values = {key: round(value, 6) if isinstance(value, float) else value for key, value in logs.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, "seconds": seconds, **values}) + "\n")
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """`TrainingArguments` of a recipe: bf16 on CUDA devices that have it, float32 on the CPU; samples in counter order."""
+    fields: dict[str, Any] = {
+        "lr_scheduler_type": "cosine",
+        "logging_steps": 50,
+        "save_steps": 500,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "train_sampling_strategy": "sequential",
+        "dataloader_num_workers": 0,
+        "disable_tqdm": False,
+        **recipe.training,
+    }
+    if torch.cuda.is_available():
+        fields.setdefault("bf16", torch.cuda.is_bf16_supported())
+    else:
+        fields["bf16"] = fields["fp16"] = False
+        fields["use_cpu"] = True
+        fields.setdefault("dataloader_pin_memory", False)
+    if "max_steps" not in fields:
+        raise ValueError("the recipe's training section needs max_steps.")
+    return TrainingArguments(output_dir=str(recipe.output_dir), seed=recipe.seed, **fields)
+
+
+def samples_in_run(arguments: TrainingArguments) -> int:
+    """Number of samples that all processes together consume in the run."""
+    per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return per_step * max(arguments.world_size, 1) * arguments.max_steps
+
+
+def run(trainer: Trainer, recipe: Recipe, save: Callable[[Path], None]) -> dict[str, float]:
+    """Trains (resuming from the newest checkpoint in the output folder), evaluates, and saves the final model.
+
+    `save(folder)` writes the final model; returns the final validation figures.
+    """
+    recipe.output_dir.mkdir(parents=True, exist_ok=True)
+    (recipe.output_dir / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
+    trainer.add_callback(JsonLinesLog(recipe.output_dir / "log.jsonl"))
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(recipe.output_dir)))
+    metrics = trainer.evaluate()
+    save(recipe.output_dir / "final")
+    (recipe.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics

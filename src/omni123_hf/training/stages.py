@@ -1,0 +1,23 @@
+"""The stages by name: the command line and the recipes read this table."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from ..errors import Omni123Error
+from .recipe import Recipe
+
+
+STAGES = {
+    "shape-tokenizer": "shape_tokenizer",
+    "image-vae": "image_vae",
+    "image-tokenizer": "image_tokenizer",
+    "tokenize": "tokenize",
+    "pretrain": "autoregressive",
+}
+
+
+def get_stage(name: str) -> Callable[[Recipe], dict[str, float]]:
+    """The `train(recipe)` function of a stage. Raises `Omni123Error` for an unknown name."""
+    if name not in STAGES:
+        raise Omni123Error(f"unknown stage {name!r}: choose one of {', '.join(sorted(STAGES))}.")
+    return import_module(f".{STAGES[name]}", __package__).train
