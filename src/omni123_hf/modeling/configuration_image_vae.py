@@ -75,6 +75,7 @@ class Omni123ImageVAEConfig(PreTrainedConfig):
             self.encoder_config = dict(DINOV3_LARGE)
         for name in ("image_mean", "image_std", "texture_taps", "upsampler_channels"):
             setattr(self, name, list(getattr(self, name)))
+        self._check_sizes()
         super().__post_init__(**kwargs)
 
     @property
@@ -85,14 +86,17 @@ class Omni123ImageVAEConfig(PreTrainedConfig):
     @property
     def patch_size(self) -> int:
         """Pixels per latent cell along one side."""
-        return self.encoder().patch_size
+        return 2 ** len(self.upsampler_channels)
 
     def encoder(self) -> DINOv3ViTConfig:
         """The encoder's configuration as transformers' own class."""
         return DINOv3ViTConfig(**(self.encoder_config or {}))
 
-    def validate_sizes(self):
-        """Raises `ValueError` when sizes cannot form a model."""
+    def _check_sizes(self) -> None:
+        """Raises `ValueError` when sizes cannot form a model.
+
+        Not named `validate_*`: those are wrapped in a `StrictDataclassClassValidationError`, which is no `ValueError`.
+        """
         encoder = self.encoder()
         if not isinstance(encoder.patch_size, int) or encoder.patch_size != 2 ** len(self.upsampler_channels):
             raise ValueError(

@@ -5,6 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..errors import Omni123Error
+
 
 @strict
 class Omni123Config(PreTrainedConfig):
@@ -18,7 +20,7 @@ class Omni123Config(PreTrainedConfig):
     `shape_code_dim` / `image_code_dim` 0 means that codes are embedded by the learned table alone (Cube 3D).
     `text_embed_dim_2` None means a single text encoder. `null_condition` "learned" replaces a dropped text by one
     learned embedding; "empty_prompt" expects the caller to pass the embeddings of the empty prompt.
-    `num_image_codes` 0 gives a model of shapes only.
+    `num_image_codes` 0 gives a model of shapes only. `head_dim` 0 means `hidden_size / num_attention_heads`.
     """
 
     model_type = "omni123"
@@ -34,7 +36,7 @@ class Omni123Config(PreTrainedConfig):
     num_dual_layers: int = 24
     num_single_layers: int = 6
     num_attention_heads: int = 12
-    head_dim: int | None = None
+    head_dim: int = 0
     rope_theta: float = 1000.0
     layer_norm_eps: float = 1e-6
     qk_norm_eps: float = 1e-5
@@ -52,29 +54,31 @@ class Omni123Config(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        if self.head_dim is None:
+        if not self.head_dim:
             self.head_dim = self.hidden_size // max(self.num_attention_heads, 1)
         self.shape_code_dim = self.shape_code_dim or 0
         self.image_code_dim = self.image_code_dim or 0
         super().__post_init__(**kwargs)
+        # Not a `validate_*` method: errors of those come wrapped in a class that is no ValueError.
+        self._check_sizes()
 
-    def validate_sizes(self):
-        """Raises `ValueError` when sizes cannot form a model."""
+    def _check_sizes(self) -> None:
+        """Raises `Omni123Error` when sizes cannot form a model."""
         for name in ("num_shape_codes", "num_shape_tokens", "hidden_size", "num_attention_heads", "text_embed_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+                raise Omni123Error(f"{name} is {getattr(self, name)}: it must be at least 1.")
         if self.num_dual_layers < 1:
-            raise ValueError("num_dual_layers must be at least 1: text enters the model only through dual layers.")
+            raise Omni123Error("num_dual_layers must be at least 1: text enters the model only through dual layers.")
         if self.num_single_layers < 0 or self.num_image_codes < 0 or self.num_views < 0:
-            raise ValueError("num_single_layers, num_image_codes and num_views cannot be negative.")
+            raise Omni123Error("num_single_layers, num_image_codes and num_views cannot be negative.")
         if self.num_image_codes and self.num_image_tokens < 1:
-            raise ValueError("num_image_tokens must be at least 1 when the model has image codes.")
-        if self.head_dim is None or self.head_dim < 2 or self.head_dim % 2:
-            raise ValueError(f"head_dim is {self.head_dim}: rotary pairs need an even head_dim of at least 2.")
+            raise Omni123Error("num_image_tokens must be at least 1 when the model has image codes.")
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise Omni123Error(f"head_dim is {self.head_dim}: rotary pairs need an even head_dim of at least 2.")
         if not 0.0 <= self.token_dropout < 1.0:
-            raise ValueError(f"token_dropout is {self.token_dropout}: it must lie in [0, 1).")
+            raise Omni123Error(f"token_dropout is {self.token_dropout}: it must lie in [0, 1).")
         if self.null_condition not in ("learned", "empty_prompt"):
-            raise ValueError(f"null_condition is {self.null_condition!r}: use 'learned' or 'empty_prompt'.")
+            raise Omni123Error(f"null_condition is {self.null_condition!r}: use 'learned' or 'empty_prompt'.")
 
     @property
     def intermediate_size(self) -> int:

@@ -66,6 +66,28 @@ def image_psnr(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tens
     return 10 * torch.log10(255.0**2 / mse.clamp_min(1e-10))
 
 
+class _Moments:
+    """Mean and covariance of rows that arrive in batches, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: torch.Tensor | None = None
+        self.outer: torch.Tensor | None = None
+
+    def add(self, rows: torch.Tensor) -> None:
+        rows = rows.double()
+        total, outer = rows.sum(0), rows.t() @ rows
+        self.count += len(rows)
+        self.total = total if self.total is None else self.total + total
+        self.outer = outer if self.outer is None else self.outer + outer
+
+    def result(self, caller: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.total is None or self.outer is None or self.count < 2:
+            raise ValueError(f"{caller} got no pixels: give at least one batch.")
+        mean = self.total / self.count
+        return mean, self.outer / self.count - torch.outer(mean, mean)
+
+
 class DecoderBlock(GradientCheckpointingLayer):
     """Pre-norm self-attention over latent cells with axial rotary positions, then an MLP."""
 
@@ -94,7 +116,9 @@ class ResidualConv(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = nn.GroupNorm(math.gcd(channels, 32) if channels >= 64 else math.gcd(channels, 4), channels, eps=1e-6)
+        self.norm = nn.GroupNorm(
+            math.gcd(channels, 32) if channels >= 64 else math.gcd(channels, 4), channels, eps=1e-6
+        )
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,6 +140,10 @@ class UpsampleStage(nn.Module):
         return x
 
 
+class PixelHead(nn.Conv2d):
+    """The last convolution; a class of its own so that `_init_weights` can start it small."""
+
+
 class ImageVAEDecoder(nn.Module):
     """Standardised latent `(B, D, h, w)` to pixels `(B, 3, h*p, w*p)`."""
 
@@ -133,7 +161,7 @@ class ImageVAEDecoder(nn.Module):
                 for inner, outer in zip(channels[:-1], channels[1:], strict=True)
             ]
         )
-        self.out_conv = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.out_conv = PixelHead(channels[-1], 3, 3, padding=1)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
         batch, _, *grid = latent.shape
@@ -147,6 +175,19 @@ class ImageVAEDecoder(nn.Module):
         return self.out_conv(F.silu(x))
 
 
+def _accept_published_encoder_names(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_) -> None:
+    """Renames `encoder.layer.*` to the encoder's own `encoder.model.layer.*` where transformers nests it.
+
+    `save_pretrained` writes DINOv3's published names and `from_pretrained` translates them back, but a resuming Trainer
+    calls `load_state_dict`, which does not: without this it would go on with a random encoder and only warn.
+    """
+    if not hasattr(module.encoder, "model"):
+        return
+    published, nested = f"{prefix}encoder.layer.", f"{prefix}encoder.model.layer."
+    for key in [key for key in state_dict if key.startswith(published)]:
+        state_dict[nested + key[len(published) :]] = state_dict.pop(key)
+
+
 class Omni123ImageVAE(PreTrainedModel):
     """DINOv3 encoder with semantic and texture heads, and a pixel decoder. `encode` and `decode` are the public doors."""
 
@@ -154,10 +195,11 @@ class Omni123ImageVAE(PreTrainedModel):
     config_class = Omni123ImageVAEConfig
     base_model_prefix = "image_vae"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _no_split_modules = ["DecoderBlock", "DINOv3ViTLayer"]
     _supports_sdpa = True
+    latent_mean: torch.Tensor
+    latent_std: torch.Tensor
 
     def __init__(self, config: Omni123ImageVAEConfig):
         super().__init__(config)
@@ -176,12 +218,18 @@ class Omni123ImageVAE(PreTrainedModel):
         # Persistent, so that a meta-device load restores them.
         self.register_buffer("latent_mean", torch.zeros(config.latent_dim))
         self.register_buffer("latent_std", torch.ones(config.latent_dim))
+        self.register_load_state_dict_pre_hook(_accept_published_encoder_names)
         self.post_init()
         self._freeze()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, PixelHead):
+            # Starts at a flat mid-grey: a large random picture costs the first hundred steps.
+            init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -242,7 +290,7 @@ class Omni123ImageVAE(PreTrainedModel):
             raise ValueError(
                 f"latent has shape {tuple(latent.shape)}: give (B, {self.config.latent_dim}, h, w) as encode() returns it."
             )
-        return self.decoder(latent)
+        return self.decoder(latent.to(self.dtype))
 
     def _standardize_in_training(self, latent: torch.Tensor) -> torch.Tensor:
         """Standardises by the batch's own statistics and lets the buffers follow.
@@ -260,31 +308,24 @@ class Omni123ImageVAE(PreTrainedModel):
     @torch.no_grad()
     def fit_latent_statistics(self, batches: Iterable[torch.Tensor]) -> None:
         """Sets the channel mean and std from pixel batches `(B, 3, H, W)`; the last step of training."""
-        count, total, squares = 0, 0.0, 0.0
+        moments = _Moments()
         for pixel_values in batches:
-            flat = self.raw_latent(pixel_values).double().transpose(0, 1).flatten(1)
-            count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.pow(2).sum(1)
-        if count < 2:
-            raise ValueError("fit_latent_statistics got no pixels: give at least one batch.")
-        mean = total / count
-        variance = (squares / count - mean.pow(2)).clamp_min(1e-12)
+            moments.add(self.raw_latent(pixel_values).transpose(0, 1).flatten(1).t())
+        mean, covariance = moments.result("fit_latent_statistics")
         self.latent_mean.copy_(mean)
-        self.latent_std.copy_(variance.sqrt())
+        self.latent_std.copy_(covariance.diagonal().clamp_min(1e-12).sqrt())
 
     @torch.no_grad()
     def fit_semantic_projection(self, batches: Iterable[torch.Tensor]) -> None:
         """Starts the semantic projection at the leading principal components of the encoder's last layer (DINO-Tok)."""
-        count, total, outer = 0, 0.0, 0.0
+        moments = _Moments()
         for pixel_values in batches:
-            flat = self._encoder_features(pixel_values)[0].flatten(0, 1).double()
-            count, total, outer = count + len(flat), total + flat.sum(0), outer + flat.t() @ flat
-        if count < 2:
-            raise ValueError("fit_semantic_projection got no pixels: give at least one batch.")
-        mean = total / count
-        _, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))
+            moments.add(self._encoder_features(pixel_values)[0].flatten(0, 1))
+        mean, covariance = moments.result("fit_semantic_projection")
+        _, vectors = torch.linalg.eigh(covariance)
         components = vectors.flip(1)[:, : self.config.semantic_dim].t()
         self.semantic_proj.weight.copy_(components)
-        self.semantic_proj.bias.copy_(-components @ mean)
+        self.semantic_proj.bias.copy_(-(components @ mean))
 
     def forward(
         self,
@@ -297,7 +338,9 @@ class Omni123ImageVAE(PreTrainedModel):
         """
         if self.training:
             latent = self._standardize_in_training(self.raw_latent(pixel_values))
-            sigma = torch.rand(len(latent), 1, 1, 1, device=latent.device, dtype=latent.dtype) * self.config.latent_noise
+            sigma = (
+                torch.rand(len(latent), 1, 1, 1, device=latent.device, dtype=latent.dtype) * self.config.latent_noise
+            )
             reconstruction = self.decode(latent + sigma * torch.randn_like(latent))
         else:
             latent = self.encode(pixel_values)

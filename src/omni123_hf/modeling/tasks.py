@@ -1,4 +1,4 @@
-"""The sequence grammar: every task is one row, read by training and by generation alike (paper Tables 4 and 7, §4.5, §5).
+"""The sequence grammar: every task is one row, read by training and generation alike (paper Tables 4 and 7, §4.5, §5).
 
 A row lists segments in order. Prefix segments are given, mutually visible and without loss; target segments are causal
 and their codes carry the loss. Every image or shape segment is preceded by its start token `<image>` or `<shape>`; a

@@ -17,7 +17,7 @@ def draw_shape(store: AssetStore, index: int, rng: np.random.Generator, points: 
     """Random surface points and labelled queries of one asset; `uniform` is the share of queries from the whole box."""
     surface = np.asarray(store.surface(index), dtype=np.float32)
     rows = rng.choice(len(surface), points, replace=points > len(surface))
-    half = store.num_queries // 2
+    half = store.sizes.queries // 2
     count = int(queries * uniform)
     chosen = np.concatenate([rng.choice(half, count, False), half + rng.choice(half, queries - count, False)])
     return {
@@ -39,7 +39,7 @@ def reconstruction_metrics(
     """Mean volume IoU (uniform queries) and near-surface IoU through nearest codes, by source, and code use."""
     scores: dict[str, list[float]] = {}
     used: set[int] = set()
-    half = store.num_queries // 2
+    half = store.sizes.queries // 2
     for start in range(0, len(indices), batch):
         rows = indices[start : start + batch]
         drawn = stack(
@@ -156,7 +156,7 @@ def train(recipe: Recipe) -> dict[str, float]:
         eval_dataset=CounterDataset(draw, 1, recipe.seed),
         data_collator=stack,
         vq_warmup_steps=options["vq_warmup_steps"],
-        validate=lambda model: reconstruction_metrics(model, store, held_in, store.num_surface_points),
+        validate=lambda model: reconstruction_metrics(model, store, held_in, store.sizes.surface_points),
     )
 
     def save(folder: Path) -> None:

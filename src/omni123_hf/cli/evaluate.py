@@ -1,0 +1,120 @@
+"""`omni123 evaluate`: the held-out figures of a checkpoint, the evaluation set they stand on, and the model card."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omni123_hf.errors import Omni123Error
+
+
+evaluate_app = typer.Typer(
+    help="Measure a checkpoint on held-out objects; write its model card.", no_args_is_help=True
+)
+
+
+@evaluate_app.command()
+def mini(
+    split: Annotated[str, typer.Option(help="Only heldout: figures on seen objects are not printed.")] = "heldout",
+    data: Annotated[
+        Path | None, typer.Option(help="Prepared data set or exported evaluation set; the shipped set when left out.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Bundled name, folder, or Hub id of the checkpoint.")] = "omni123-mini",
+    count: Annotated[int, typer.Option(help="Held-out objects; 100 in the protocol.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of objects and of all sampling of points.")] = 0,
+    resolution: Annotated[
+        int, typer.Option(help="Grid points a side in surface extraction; 64 in the protocol.")
+    ] = 64,
+    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    samples: Annotated[Path | None, typer.Option(help="Write the first nine prompts' outputs as PNG.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """All figures of the small checkpoint on held-out objects, as a table and as JSON."""
+    if split != "heldout":
+        raise Omni123Error(f"--split {split} is not measured: use --split heldout.")
+    from rich.console import Console
+
+    from omni123_hf.cli.generate import load_pipeline
+    from omni123_hf.evaluation.protocol_mini import load_evaluation_set, run_mini
+    from omni123_hf.evaluation.report import terminal_table, write_json
+    from omni123_hf.evaluation.samples import save_sample_sheet
+    from omni123_hf.pipelines.pipeline_base import check_resolution
+
+    check_resolution(resolution)
+    evaluation_set = load_evaluation_set(data, count, seed)
+    pipeline = load_pipeline(model, device)
+    with _progress(quiet) as report:
+        result, generations = run_mini(pipeline, evaluation_set, model, seed, resolution, report)
+    Console().print(terminal_table(result))
+    typer.echo(f"seconds: {sum(result['seconds'].values()):.0f}")
+    if samples is not None:
+        save_sample_sheet(generations["text-to-image-to-3d"], evaluation_set, samples)
+        typer.echo(f"samples: {samples}")
+    if out is not None:
+        write_json(result, out)
+        typer.echo(f"figures: {out}")
+
+
+@evaluate_app.command("export-subset")
+def export_subset(
+    data: Annotated[Path, typer.Option(help="Prepared data set (omni123 data prepare).")],
+    out: Annotated[Path, typer.Option(help="Folder of the evaluation set.")] = Path("checkpoints/omni123-mini-eval"),
+    count: Annotated[int, typer.Option(help="Held-out objects.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+) -> None:
+    """Write the held-out objects of the protocol, with attribution, as one small folder that evaluation can read."""
+    from omni123_hf.data.store import AssetStore
+    from omni123_hf.evaluation.evaluation_set import EvaluationSet
+
+    evaluation_set = EvaluationSet.from_store(AssetStore.open(data), count, seed)
+    evaluation_set.save(out)
+    size = sum(file.stat().st_size for file in out.iterdir() if file.is_file())
+    typer.echo(f"{len(evaluation_set)} objects, set {evaluation_set.set_hash()}, {size / 1e6:.1f} MB: {out}")
+
+
+@evaluate_app.command()
+def card(
+    results: Annotated[Path, typer.Option(help="JSON written by 'omni123 evaluate mini --out'.")],
+    out: Annotated[Path, typer.Option(help="The card; pictures go to images/ beside it.")] = Path(
+        "model_cards/omni123-mini.md"
+    ),
+    logs: Annotated[Path, typer.Option(help="Folder of <stage>.jsonl training logs.")] = Path(
+        "checkpoints/omni123-mini/logs"
+    ),
+) -> None:
+    """Write the model card from measured figures and training logs."""
+    from omni123_hf.evaluation.card import write_card
+    from omni123_hf.evaluation.report import read_json
+
+    for path in write_card(read_json(results), logs, out):
+        typer.echo(str(path))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar on stderr, one line a part; None when quiet."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+        tasks: dict[str, TaskID] = {}
+        totals: dict[str, int] = {}
+
+        def report(part: str, done: int, total: int) -> None:
+            if part not in tasks:
+                tasks[part] = bar.add_task(part, total=total)
+            # A part that counted its own steps keeps its total when the closing "1 of 1" arrives.
+            totals[part] = max(total, totals.get(part, 0))
+            bar.update(tasks[part], completed=totals[part] if done == total else done, total=totals[part])
+
+        yield report

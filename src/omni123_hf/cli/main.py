@@ -1,0 +1,74 @@
+"""The `omni123` command: registers the sub-commands and turns every error that a user can mend into one line."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from omni123_hf import __version__
+from omni123_hf.cli.generate import generate
+from omni123_hf.cli.info import info
+from omni123_hf.errors import Omni123Error
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"omni123-hf {__version__}")
+        raise typer.Exit()
+
+
+def build_app() -> typer.Typer:
+    """The typer application with every sub-command of this installation."""
+    # Tracebacks and boxes are off: `main` prints one line, and `--debug` the plain traceback.
+    app = typer.Typer(
+        name="omni123",
+        help="Omni123: text, images and 3D shapes in one autoregressive transformer.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        ] = False,
+        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    ) -> None:
+        pass
+
+    app.command()(generate)
+    app.command()(info)
+    for module, attribute, name in (("data", "data_app", "data"), ("evaluate", "evaluate_app", "evaluate")):
+        if importlib.util.find_spec(f"omni123_hf.cli.{module}"):
+            app.add_typer(getattr(importlib.import_module(f"omni123_hf.cli.{module}"), attribute), name=name)
+    if importlib.util.find_spec("omni123_hf.cli.train"):
+        app.command()(importlib.import_module("omni123_hf.cli.train").train)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 1 the model gave no surface, 2 bad input or an unusable file or folder."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        build_app()(args=arguments, prog_name="omni123")
+    except (Omni123Error, OSError, MemoryError) as error:
+        if debug:
+            raise
+        print(f"error: {describe(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def describe(error: BaseException) -> str:
+    """An error as one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"cannot use {str(error.filename)!r}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "out of memory; use a lower --resolution"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,217 @@
+"""The prepared data set on disk: plain .npy arrays that are memory-mapped, one JSON line an asset, one summary.
+
+| file | content |
+|---|---|
+| `surface.npy` | (N,P,6) float16: surface points and unit normals |
+| `queries.npy` | (N,Q,3) float16: first half uniform in ±1.05, second half near the surface |
+| `occupancy.npy` | (N,Q/8) uint8: one bit a query, true inside, in `numpy.packbits` order |
+| `views.npy` | (N,7,S,S,4) uint8: shaded RGB on white and coverage, in the order of `geometry.cameras.ALL_VIEWS` |
+| `manifest.jsonl` | `AssetRecord` lines, line i is row i |
+| `dataset.json` | sizes, counts, preparation settings, content hash; written last, so it marks a complete store |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from omni123_hf.data.records import AssetRecord, read_records, write_records
+from omni123_hf.data.splits import SPLITS
+from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.cameras import ALL_VIEWS
+
+
+STORE_FORMAT = 1
+ARRAYS = ("surface", "queries", "occupancy", "views")
+
+
+@dataclass(frozen=True)
+class StoreSizes:
+    """Array sizes of a store: surface points, queries (a multiple of 8) and pixels along a view's side."""
+
+    surface_points: int = 2048
+    queries: int = 8192
+    view_size: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.surface_points, self.queries, self.view_size) < 1 or self.queries % 8:
+            raise Omni123Error(f"store sizes must be positive and queries a multiple of 8, got {self}")
+
+    def array(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape of one row and dtype of the named array."""
+        rows: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "surface": ((self.surface_points, 6), np.dtype(np.float16)),
+            "queries": ((self.queries, 3), np.dtype(np.float16)),
+            "occupancy": ((self.queries // 8,), np.dtype(np.uint8)),
+            "views": ((len(ALL_VIEWS), self.view_size, self.view_size, 4), np.dtype(np.uint8)),
+        }
+        return rows[name]
+
+
+class AssetStore:
+    """Read access to a prepared data set. Row arguments are an int or an array of ints (then rows come stacked)."""
+
+    def __init__(self, folder: Path, summary: dict[str, Any], records: list[AssetRecord]):
+        self.folder, self.summary, self.records = folder, summary, records
+        self.sizes = StoreSizes(**summary["sizes"])
+        self._arrays = {name: self._map(name) for name in ARRAYS}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> AssetStore:
+        """Memory-map the store in `folder`. A missing, unfinished or inconsistent store raises `Omni123Error`."""
+        folder = Path(folder)
+        if not (folder / "dataset.json").is_file():
+            raise Omni123Error(
+                f"{folder} holds no finished data set (no dataset.json); run its preparation to the end"
+            )
+        summary = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        if summary.get("format") != STORE_FORMAT:
+            raise Omni123Error(f"{folder} has data format {summary.get('format')}, this version reads {STORE_FORMAT}")
+        records = read_records(folder / "manifest.jsonl")
+        if len(records) != summary["count"] or any(r.index != row for row, r in enumerate(records)):
+            raise Omni123Error(f"{folder}/manifest.jsonl does not match dataset.json; prepare the data set again")
+        return cls(folder, summary, records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the content hashes of all assets in order: equal hashes mean equal training data."""
+        return str(self.summary["content_hash"])
+
+    def indices(self, split: str, source: str | None = None) -> np.ndarray:
+        """(M,) int64 rows of a split, of one source when it is given."""
+        if split not in SPLITS:
+            raise Omni123Error(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+        rows = [r.index for r in self.records if r.split == split and (source is None or r.source == source)]
+        return np.asarray(rows, dtype=np.int64)
+
+    def surface(self, index: int | np.ndarray) -> np.ndarray:
+        """(P,6) float32 surface points and normals."""
+        return self._arrays["surface"][index].astype(np.float32)
+
+    def queries(self, index: int | np.ndarray) -> np.ndarray:
+        """(Q,3) float32 query points, exactly those that were labelled."""
+        return self._arrays["queries"][index].astype(np.float32)
+
+    def occupancy(self, index: int | np.ndarray) -> np.ndarray:
+        """(Q,) bool, true where the query point is inside the solid."""
+        return np.unpackbits(self._arrays["occupancy"][index], axis=-1).astype(bool)
+
+    def views(self, index: int | np.ndarray) -> np.ndarray:
+        """(7,S,S,4) uint8 views: RGB on white and coverage."""
+        return np.array(self._arrays["views"][index])
+
+    def raw(self, name: str) -> np.ndarray:
+        """The memory-mapped array of one of `ARRAYS` as stored."""
+        return self._arrays[name]
+
+    def _map(self, name: str) -> np.ndarray:
+        array = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        shape, dtype = self.sizes.array(name)
+        if array.shape != (len(self.records), *shape) or array.dtype != dtype:
+            raise Omni123Error(f"{name}.npy is {array.dtype}{array.shape}, dataset.json says otherwise; prepare again")
+        return array
+
+
+class StoreWriter:
+    """Writes a store of a known number of assets row by row; `close` (or leaving `with` normally) completes it."""
+
+    def __init__(self, folder: str | Path, count: int, sizes: StoreSizes, settings: Mapping[str, Any] | None = None):
+        """settings: JSON values kept in `dataset.json` under "settings" (seed, preparation options)."""
+        if count < 1:
+            raise Omni123Error("a data set needs at least one asset")
+        self.folder, self.count, self.sizes, self.settings = Path(folder), count, sizes, dict(settings or {})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Without its summary a store is unfinished, also when it is written a second time.
+        (self.folder / "dataset.json").unlink(missing_ok=True)
+        self.records: list[AssetRecord] = []
+        self._arrays = {}
+        for name in ARRAYS:
+            shape, dtype = sizes.array(name)
+            self._arrays[name] = np.lib.format.open_memmap(
+                self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)
+            )
+
+    def append(self, record: AssetRecord, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the next row; `arrays` holds each of `ARRAYS` with the row's shape and dtype."""
+        row = len(self.records)
+        if row >= self.count:
+            raise Omni123Error(f"the store was opened for {self.count} assets and is full")
+        for name in ARRAYS:
+            shape, dtype = self.sizes.array(name)
+            if arrays[name].shape != shape or arrays[name].dtype != dtype:
+                raise Omni123Error(
+                    f"{record.id}: {name} is {arrays[name].dtype}{arrays[name].shape}, not {dtype}{shape}"
+                )
+            self._arrays[name][row] = arrays[name]
+        record.index = row
+        self.records.append(record)
+
+    def close(self) -> AssetStore:
+        """Write the manifest and the summary and open the result. Too few rows raise `Omni123Error`."""
+        if len(self.records) != self.count:
+            raise Omni123Error(f"the store was opened for {self.count} assets but got {len(self.records)}")
+        for array in self._arrays.values():
+            array.flush()
+        self._arrays.clear()
+        write_records(self.folder / "manifest.jsonl", self.records)
+        summary = {
+            "format": STORE_FORMAT,
+            "count": self.count,
+            "content_hash": dataset_hash(self.records),
+            "sizes": {
+                "surface_points": self.sizes.surface_points,
+                "queries": self.sizes.queries,
+                "view_size": self.sizes.view_size,
+            },
+            "views": list(ALL_VIEWS),
+            "splits": dict(Counter(r.split for r in self.records)),
+            "sources": dict(Counter(r.source for r in self.records)),
+            "categories": dict(sorted(Counter(r.category for r in self.records).items())),
+            "licences": dict(Counter(r.licence for r in self.records)),
+            "settings": self.settings,
+        }
+        write_json(self.folder / "dataset.json", summary)
+        return AssetStore.open(self.folder)
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+
+def asset_hash(arrays: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of one asset's arrays and captions."""
+    digest = hashlib.sha256()
+    for name in ARRAYS:
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    digest.update(json.dumps(captions, sort_keys=True, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def dataset_hash(records: Sequence[AssetRecord]) -> str:
+    """SHA-256 over ids, splits and content hashes in row order."""
+    lines = "".join(f"{r.id} {r.split} {r.content_hash}\n" for r in records)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside its place and rename it there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,188 @@
+"""The model card of `omni123-mini`, written from result JSON and training logs: no number in it is typed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omni123_hf.errors import Omni123Error
+from omni123_hf.evaluation.report import figure_rows, markdown_table, provenance_line
+from omni123_hf.evaluation.training_logs import draw_curves, progress_rows, read_logs
+
+
+SAMPLES_PICTURE = "samples.png"
+
+FRONT_MATTER = """\
+---
+license: apache-2.0
+library_name: omni123-hf
+pipeline_tag: text-to-3d
+language: en
+tags:
+- text-to-3d
+- text-to-image
+- autoregressive
+- mesh
+- diffusers
+- transformers
+---
+"""
+
+INTRODUCTION = """\
+# {name}
+
+The small checkpoint of [omni123-hf](../README.md), an open implementation of Omni123 (arXiv 2604.02289): one autoregressive
+transformer over text, image tokens and 3D-shape tokens. From a short English description of an object it generates a
+64 × 64 image and a watertight, untextured mesh. It was trained from scratch, text encoders included, and shares no weights
+with the model of the paper. It shows that the whole path works; its sizes are about a hundredth of the paper's.
+
+```python
+from omni123_hf.pipelines import Omni123JointPipeline
+
+pipeline = Omni123JointPipeline.from_pretrained("{name}")
+output = pipeline("a round wooden table with three legs")
+output.images[0].save("image.png")
+output.meshes[0].export("mesh.glb")
+```
+"""
+
+LIMITATIONS = """\
+- It knows the categories it was trained on (own parametric objects, furniture, building-brick parts) and the wording of their
+  captions. A prompt outside them gives some training-like shape, not an error.
+- Pictures are 64 × 64, shapes 64 tokens: thin parts, text, faces and fine ornament are beyond it. Meshes carry no colour.
+- English only. The captions are templates filled from attributes and catalogue data, not human descriptions.
+- Real meshes are often open; their solids come from a flood fill, so thin sheets are thickened in training and in evaluation.
+- Figures on "parametric" objects measure our own generator's distribution. The rows on real assets and on unseen
+  attribute combinations say more about generalisation.
+- Outputs follow the licences of the training data only by style; the assets themselves are not reproduced on purpose, but a
+  generator of this size may come close to a training object.
+"""
+
+REPRODUCE = """\
+```bash
+omni123 evaluate mini --split heldout --model {name} --out results.json --samples model_cards/images/{samples}
+omni123 evaluate card --results results.json --out model_cards/{name}.md
+```
+
+The first command reads the evaluation set that ships in `checkpoints/omni123-mini-eval/`. To draw the set anew from the sources:
+`omni123 data fetch`, `omni123 data prepare` (see `docs/data.md`), then `--data DIR`, or `omni123 evaluate export-subset --data DIR`.
+"""
+
+
+def write_card(result: dict[str, Any], logs: Path, out: Path) -> list[Path]:
+    """Write the card to `out` and the curves to `images/` beside it; returns all files written.
+
+    `result` is the JSON of `run_mini`, `logs` a folder of `<stage>.jsonl`. The sample picture must lie in `images/` already
+    (`omni123 evaluate mini --samples`), otherwise Omni123Error.
+    """
+    images = out.parent / "images"
+    if not (images / SAMPLES_PICTURE).is_file():
+        raise Omni123Error(
+            f"{images / SAMPLES_PICTURE} is missing: run 'omni123 evaluate mini --samples {images / SAMPLES_PICTURE}' first."
+        )
+    stages = read_logs(logs)
+    written = []
+    for name, log in stages.items():
+        written.append(images / f"curve_{name}.png")
+        draw_curves(name, log, written[-1])
+    name = result["model"]["name"]
+    sections = [
+        FRONT_MATTER + "\n" + INTRODUCTION.format(name=name),
+        "## Figures\n\n" + figures_section(result),
+        "## Samples\n\n" + samples_section(result),
+        "## Training\n\n" + training_section(result, stages),
+        "## Data and licences\n\n" + data_section(result),
+        "## Limitations\n\n" + LIMITATIONS,
+        "## Reproduce\n\n" + REPRODUCE.format(name=name, samples=SAMPLES_PICTURE),
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n".join(section.rstrip() + "\n" for section in sections), encoding="utf-8")
+    return [out, *written]
+
+
+def figures_section(result: dict[str, Any]) -> str:
+    """What the numbers stand on, the table, what falls short, and what the columns mean."""
+    short = [row for row in figure_rows(result) if row.verdict == "below"]
+    objects = result["data"]["objects"]
+    lines = [
+        f"{sum(objects.values())} held-out objects: {objects['parametric']} parametric ones, {objects['combination']} of attribute "
+        f"combinations that training never saw, {objects['real']} real assets. Generation is greedy with guidance "
+        f"{result['settings']['guidance_scale']:g}, from the first medium caption. A failed generation counts as the worst score.",
+        "",
+        f"`{provenance_line(result)}`",
+        "",
+        markdown_table(result),
+        "",
+    ]
+    if short:
+        names = "; ".join(f"{row.name} ({row.show(row.value)}, bar {row.show(row.bar_cpu)})" for row in short)
+        lines += [f"**Below the bar of CPU training:** {names}.", ""]
+    lines.append(
+        "*Category mean* knows the prompt's true category and nothing else: the mean occupancy (IoU), mean picture (PSNR, SSIM, "
+        "silhouette) or medoid training object (retrieval) of that category. *Chance*: another object's reconstruction (IoU), a white "
+        "picture (PSNR), a random order (retrieval), another prompt's mesh (silhouette). *Text-blind* answers every prompt with one "
+        "training object; *shuffled prompts* judges the model's own outputs for other prompts. Rows named parametric include the "
+        "unseen combinations, which also have rows of their own."
+    )
+    return "\n".join(lines)
+
+
+def samples_section(result: dict[str, Any]) -> str:
+    """The sample picture and its prompts."""
+    samples = result["samples"]
+    lines = [
+        f"The first {len(samples)} prompts of the held-out set, not chosen ones: generated image, generated mesh, render of the true object.",
+        "",
+        f"![First {len(samples)} held-out prompts](images/{SAMPLES_PICTURE})",
+        "",
+    ]
+    for number, sample in enumerate(samples, 1):
+        failed = f" — failed: {sample['failure']}" if sample["failure"] else ""
+        lines.append(f"{number}. {sample['prompt']} ({sample['kind']}){failed}")
+    return "\n".join(lines)
+
+
+def training_section(result: dict[str, Any], stages: dict[str, list[dict[str, Any]]]) -> str:
+    """Parameters by part, then for each stage its length, its curve and how its validation figures moved."""
+    lines = ["| part | parameters |", "|---|---|"]
+    lines += [f"| {part} | {count:,} |" for part, count in result["model"]["parameters"].items()]
+    for name, log in stages.items():
+        seconds = max((line["seconds"] for line in log if "seconds" in line), default=None)
+        length = f"{log[-1]['step']:,} steps" + (f", {seconds / 60:.0f} minutes" if seconds is not None else "")
+        lines += [
+            "",
+            f"### {name.replace('_', ' ')}",
+            "",
+            f"{length}.",
+            "",
+            f"![Curves of {name}](images/curve_{name}.png)",
+        ]
+        rows = progress_rows(log)
+        if rows:
+            lines += ["", "| validation | at 1/3 | at 2/3 | at the end |", "|---|---|---|---|"]
+            lines += [f"| {key} | {first:.4g} | {second:.4g} | {last:.4g} |" for key, first, second, last in rows]
+    return "\n".join(lines)
+
+
+def data_section(result: dict[str, Any]) -> str:
+    """Counts by source and licence, and the attribution that the licences ask for."""
+    data = result["data"]
+    lines = [
+        f"{data['data_assets']:,} assets, data set hash `{data['data_hash']}`. Splits are by object, never by view or caption.",
+        "",
+        "| source | licence | train | validation | held out | unseen combinations |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['source']} | {row['licence']} | {row['train']:,} | {row['validation']:,} | {row['heldout']:,} | {row['heldout_combination']:,} |"
+        for row in data["corpus"]
+    ]
+    if data["attributions"]:
+        lines += ["", "Attribution:", "", "| library | licence | assets | by |", "|---|---|---|---|"]
+        grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in data["attributions"]:
+            grouped.setdefault((row["library"], row["licence"]), []).append(row)
+        for (library, licence), rows in grouped.items():
+            authors = ", ".join(dict.fromkeys(str(row["attribution"]) for row in rows if row["attribution"]))
+            lines.append(f"| {library} | {licence} | {sum(row['assets'] for row in rows):,} | {authors or '–'} |")
+    return "\n".join(lines)

@@ -1,0 +1,260 @@
+"""The decode loop: walks a generation plan, with batched classifier-free guidance and a key-value cache.
+
+A plan (`tasks.generation_plan`) mixes given, forced and sampled tokens of two modalities, which no logits processor
+can express; hence a loop of our own. Guidance follows `unconditional + w (conditional - unconditional)`, w = 5 (paper §5);
+"linear_decay" is Cube 3D's schedule, `1 + (w - 1)(N - i) / N` for code i of N in a segment.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ..errors import Omni123Error
+from .tasks import Step
+
+
+if TYPE_CHECKING:
+    from .modeling_omni123 import Omni123ForConditionalGeneration
+
+DEFAULT_GUIDANCE_SCALE = 5.0
+GUIDANCE_SCHEDULES = ("constant", "linear_decay")
+GUIDANCE_DROPS = ("text", "text_and_prefix")
+ProgressCallback = Callable[[int, int, str], Any]
+
+
+def guidance_weight(scale: float, schedule: str, index: int, count: int) -> float:
+    """The weight w for code `index` of `count` in its segment."""
+    return scale if schedule == "constant" else 1.0 + (scale - 1.0) * (count - index) / count
+
+
+def filter_logits(logits: torch.Tensor, top_k: int | None = None, top_p: float | None = None) -> torch.Tensor:
+    """Sets logits `(B, K)` outside the kept set to -inf.
+
+    `top_k` keeps the k largest. `top_p` keeps the smallest set of largest codes whose mass reaches p, the code that
+    crosses p included.
+    """
+    if top_k is not None and top_k < logits.shape[-1]:
+        weakest = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < weakest, -torch.inf)
+    if top_p is not None and top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        mass = ordered.softmax(dim=-1)
+        # Mass before a code, not including it: the crossing code starts below p and so stays.
+        removed = mass.cumsum(dim=-1) - mass >= top_p
+        removed[:, 0] = False
+        logits = logits.masked_fill(torch.zeros_like(removed).scatter(1, order, removed), -torch.inf)
+    return logits
+
+
+def sample_codes(
+    logits: torch.Tensor,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Draws one local code `(B, 1)` from logits `(B, K)`; temperature 0 takes the largest."""
+    if temperature == 0.0:
+        return logits.argmax(dim=-1, keepdim=True)
+    probabilities = filter_logits(logits.float() / temperature, top_k, top_p).softmax(dim=-1)
+    # A CPU generator gives the same codes on every device.
+    device = probabilities.device if generator is None else generator.device
+    return torch.multinomial(probabilities.to(device), 1, generator=generator).to(logits.device)
+
+
+def _check_settings(
+    guidance_scale: float,
+    guidance_schedule: str,
+    guidance_drops: str,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> None:
+    if not guidance_scale >= 0.0 or guidance_scale == float("inf"):
+        raise Omni123Error(f"guidance_scale is {guidance_scale}: it must be 0 or more; 1 means no guidance.")
+    if guidance_schedule not in GUIDANCE_SCHEDULES:
+        raise Omni123Error(f"guidance_schedule is {guidance_schedule!r}: use one of {', '.join(GUIDANCE_SCHEDULES)}.")
+    if guidance_drops not in GUIDANCE_DROPS:
+        raise Omni123Error(f"guidance_drops is {guidance_drops!r}: use one of {', '.join(GUIDANCE_DROPS)}.")
+    if not temperature >= 0.0 or temperature == float("inf"):
+        raise Omni123Error(f"temperature is {temperature}: it must be 0 (greedy) or more.")
+    if top_k is not None and top_k < 1:
+        raise Omni123Error(f"top_k is {top_k}: it must be at least 1, or None to keep every code.")
+    if top_p is not None and not 0.0 < top_p <= 1.0:
+        raise Omni123Error(f"top_p is {top_p}: it must lie in (0, 1], or be None to keep every code.")
+
+
+class Omni123GenerationMixin:
+    """Adds `generate_plan` to the model."""
+
+    @torch.no_grad()
+    def generate_plan(  # type: ignore[misc]
+        self: "Omni123ForConditionalGeneration",
+        plan: Sequence[Step],
+        text_embeds: torch.Tensor | None = None,
+        text_embeds_2: torch.Tensor | None = None,
+        text_attention_mask_2: torch.Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+        null_text: torch.Tensor | None = None,
+        bbox: torch.Tensor | None = None,
+        negative_text_embeds: torch.Tensor | None = None,
+        guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+        guidance_schedule: Literal["constant", "linear_decay"] = "constant",
+        guidance_drops: Literal["text", "text_and_prefix"] = "text",
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        callback: ProgressCallback | None = None,
+        use_cache: bool = True,
+    ) -> dict[str, torch.Tensor]:
+        """Runs a plan and returns the local codes `(B, n)` of every sampled segment, by segment name.
+
+        Text as in `forward`; none at all means prefix only. `batch_size` is needed only without text. Guidance doubles
+        the batch into [conditional ; unconditional] rows unless `guidance_scale` is 1; its unconditional rows drop the
+        text, and the prefix too when `guidance_drops` is "text_and_prefix". `negative_text_embeds` (B or 1, Lc, Dc)
+        are the embeddings of the empty prompt that a model with `null_condition` "empty_prompt" needs for them.
+        `callback(step, total, modality)` follows each code. `use_cache=False` recomputes everything in each step, to
+        check against. Raises `Omni123Error` for bad settings and plans.
+        """
+        _check_settings(guidance_scale, guidance_schedule, guidance_drops, temperature, top_k, top_p)
+        rows = _plan_rows(plan, text_embeds, batch_size)
+        prefix = _prefix_length(plan)
+        drops_prefix = guidance_drops == "text_and_prefix" and prefix > 0
+        if guidance_scale != 1.0 and text_embeds is None and not drops_prefix:
+            raise Omni123Error(
+                "There is no text for guidance to drop: pass text, guidance_scale=1.0, or for a task with a prefix "
+                "guidance_drops='text_and_prefix'."
+            )
+        guided = guidance_scale != 1.0
+        device = self.device
+
+        conditions: dict[str, Any] = {
+            "text_embeds": text_embeds,
+            "text_embeds_2": text_embeds_2,
+            "text_attention_mask_2": text_attention_mask_2,
+            "null_text": null_text,
+            "bbox": bbox,
+        }
+        visibility: dict[str, Any] = {}
+        if guided:
+            conditions = self._double_conditions(conditions, rows, negative_text_embeds)
+            if drops_prefix:
+                visibility["drop_prefix"] = torch.arange(2 * rows, device=device) >= rows
+        conditions = {key: value.to(device) for key, value in conditions.items() if value is not None}
+        first_only: dict[str, Any] = {}
+        if prefix:
+            # Behind the prefix, its length matters only to rows that must not see it.
+            (visibility if drops_prefix else first_only)["prefix_length"] = prefix
+
+        history = torch.empty(rows, 0, dtype=torch.long, device=device)
+        pending = 0  # How many last positions of `history` the model has not seen yet.
+        carried: dict[str, Any] = {}
+        results: dict[str, torch.Tensor] = {}
+        done, total = 0, sum(step.count for step in plan if step.action == "sample")
+        for step in plan:
+            if step.action != "sample":
+                ids = _checked_ids(step, self.config.vocab_size).to(device).expand(rows, -1)
+                history, pending = torch.cat([history, ids], dim=1), pending + ids.shape[1]
+                continue
+            offset = 0 if step.modality == "shape" else self.config.image_offset
+            codes = []
+            for index in range(step.count):
+                fresh = history[:, -pending:] if use_cache else history
+                context = carried if carried else {**conditions, **first_only, "use_cache": use_cache}
+                output = self(
+                    input_ids=fresh.repeat(2, 1) if guided else fresh,
+                    modality=step.modality,
+                    logits_to_keep=1,
+                    **visibility,
+                    **context,
+                )
+                if use_cache:
+                    carried = {
+                        "past_key_values": output.past_key_values,
+                        "conditioning_mask": output.conditioning_mask,
+                    }
+                logits = (output.shape_logits if step.modality == "shape" else output.image_logits)[:, -1].float()
+                if guided:
+                    conditional, unconditional = logits.chunk(2)
+                    weight = guidance_weight(guidance_scale, guidance_schedule, index, step.count)
+                    logits = unconditional + weight * (conditional - unconditional)
+                code = sample_codes(logits, temperature, top_k, top_p, generator)
+                codes.append(code)
+                history, pending = torch.cat([history, code + offset], dim=1), 1
+                done += 1
+                if callback is not None:
+                    callback(done, total, str(step.modality))
+            results[step.name] = torch.cat(codes, dim=1)
+        return results
+
+    def _double_conditions(  # type: ignore[misc]
+        self: "Omni123ForConditionalGeneration",
+        conditions: dict[str, Any],
+        rows: int,
+        negative_text_embeds: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        """[conditional ; unconditional] rows of every condition."""
+        doubled = {key: None if value is None else torch.cat([value, value]) for key, value in conditions.items()}
+        text = conditions["text_embeds"]
+        if self.config.null_condition == "learned":
+            if negative_text_embeds is not None:
+                raise Omni123Error("This model has a learned null embedding: leave negative_text_embeds out.")
+            if text is not None:
+                null = torch.ones(rows, dtype=torch.bool, device=text.device)
+                own = conditions["null_text"]
+                doubled["null_text"] = torch.cat([~null if own is None else own.to(text.device), null])
+            return doubled
+        if negative_text_embeds is None or self.config.text_embed_dim_2:
+            raise Omni123Error(
+                "Guidance with null_condition 'empty_prompt' needs negative_text_embeds and a single text encoder."
+            )
+        if negative_text_embeds.shape[1:] != text.shape[1:]:
+            raise Omni123Error(
+                f"negative_text_embeds is {tuple(negative_text_embeds.shape)}: it must match text_embeds "
+                f"{tuple(text.shape)} in length and width."
+            )
+        doubled["text_embeds"] = torch.cat([text, negative_text_embeds.to(text).expand(rows, -1, -1)])
+        if conditions["bbox"] is not None:
+            # Zeros mean "no box": the unconditional rows drop it with the text.
+            doubled["bbox"] = torch.cat([conditions["bbox"], torch.zeros_like(conditions["bbox"])])
+        return doubled
+
+
+def _prefix_length(plan: Sequence[Step]) -> int:
+    behind = False
+    length = 0
+    for step in plan:
+        if step.action != "prefill":
+            behind = True
+            continue
+        if behind:
+            raise Omni123Error("A plan's prefill steps must all come first: the prefix is one leading block.")
+        length += 0 if step.ids is None else step.ids.shape[-1]
+    return length
+
+
+def _plan_rows(plan: Sequence[Step], text_embeds: torch.Tensor | None, batch_size: int | None) -> int:
+    if not any(step.action == "sample" for step in plan):
+        raise Omni123Error("The plan samples nothing: leave at least one target out of what is given.")
+    if plan[0].action == "sample":
+        raise Omni123Error("A plan must begin with a given or forced token: the first code needs a start token.")
+    sizes = {step.ids.shape[0] for step in plan if step.ids is not None and step.ids.shape[0] > 1}
+    sizes |= set() if text_embeds is None else {text_embeds.shape[0]}
+    sizes |= set() if batch_size is None else {batch_size}
+    if len(sizes) > 1:
+        raise Omni123Error(f"Text, plan and batch_size name different batch sizes {sorted(sizes)}: make them equal.")
+    return sizes.pop() if sizes else 1
+
+
+def _checked_ids(step: Step, vocab_size: int) -> torch.Tensor:
+    if step.ids is None or step.ids.ndim != 2:
+        raise Omni123Error(f"A {step.action!r} step needs flat ids of shape (1 or batch, k).")
+    if step.ids.numel() and (int(step.ids.min()) < 0 or int(step.ids.max()) >= vocab_size):
+        raise Omni123Error(
+            f"Ids of the {step.action!r} step {step.name!r} leave the vocabulary of {vocab_size} ids: build the plan "
+            "with this model's config."
+        )
+    return step.ids

@@ -1,0 +1,263 @@
+"""The image tokenizer: the VAE's 2D latent to a 1D sequence of discrete tokens and back (paper §4.3 stage II).
+
+Choices, after GigaTok: encoder queries are average pools of the latent at doubling resolutions, coarse to fine; layers are
+pre-norm DETR decoder layers (self-attention, cross-attention, MLP) in which positions are added to queries and keys only,
+again in every layer; decoder queries are copies of 1D token 0 that differ by their 2D position. Nothing is causal: the
+order that the language model learns comes from the pooling. 2D positions are sine features of normalised coordinates with a
+learned projection, so that 256² and 512² images share weights and token meaning.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from .configuration_image_tokenizer import Omni123ImageTokenizerConfig
+from .modeling_image_vae import patch_centres
+from .quantization_image import CosineVectorQuantizer
+
+
+@dataclass
+class Omni123ImageTokenizerOutput(ModelOutput):
+    """`loss` (weighted sum), its parts, `reconstruction (B, D, h, w)` and `indices (B, N)` (None in quantiser warm-up)."""
+
+    loss: torch.Tensor | None = None
+    feature_loss: torch.Tensor | None = None
+    quantizer_loss: torch.Tensor | None = None
+    semantic_mse: torch.Tensor | None = None
+    texture_mse: torch.Tensor | None = None
+    reconstruction: torch.Tensor | None = None
+    indices: torch.Tensor | None = None
+
+
+def level_grids(num_tokens: int) -> list[tuple[int, int]]:
+    """(rows, columns) of the pooled groups that make up `num_tokens = 2^L` queries: 1, 1, 2, 4, ..., 2^(L-1) cells.
+
+    Columns split first. The first two groups are both the global mean, as in GigaTok. A shorter list is a prefix of a
+    longer one, which is why the first 256 of 1,024 tokens mean the same at 256² and at 512².
+    """
+    grids = [(1, 1)]
+    for group in range(1, num_tokens.bit_length()):
+        grids.append((2 ** ((group - 1) // 2), 2 ** (group // 2)))
+    return grids
+
+
+def multi_level_pool(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Average pools `(B, num_tokens, C)` of `features (B, C, h, w)`, coarse to fine."""
+    pools = [F.adaptive_avg_pool2d(features, grid).flatten(2) for grid in level_grids(num_tokens)]
+    return torch.cat(pools, dim=-1).transpose(1, 2)
+
+
+class GridPosition(nn.Module):
+    """Position embeddings `(h*w, width)` of any grid: sine features of normalised cell centres, linearly projected."""
+
+    def __init__(self, num_frequencies: int, width: int):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.proj = nn.Linear(4 * num_frequencies, width)
+
+    def forward(self, grid: tuple[int, int]) -> torch.Tensor:
+        centres = patch_centres(grid, self.proj.weight.device)
+        # Linear frequencies up to half a turn per cell of a grid with `2 * num_frequencies` cells: one cell to the next
+        # differs clearly, and there is no aliasing on the grids in use (8 for the mini's 8 x 8 cells, 32 for 32 x 32).
+        turns = torch.arange(1, self.num_frequencies + 1, device=centres.device) * (torch.pi / 2)
+        angles = (centres[:, :, None] * turns).flatten(1)
+        return self.proj(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.proj.weight.dtype))
+
+
+class QFormerAttention(nn.Module):
+    """Multi-head attention whose queries and keys carry positions and whose values do not."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.o_proj = nn.Linear(width, width)
+
+    def forward(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for proj, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
+        )
+        return self.o_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class QFormerLayer(GradientCheckpointingLayer):
+    """Pre-norm self-attention over the queries, cross-attention to the memory, GELU MLP."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, eps: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.self_attention = QFormerAttention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.cross_attention = QFormerAttention(width, num_heads)
+        self.norm3 = nn.LayerNorm(width, eps=eps)
+        self.up_proj = nn.Linear(width, int(width * mlp_ratio))
+        self.down_proj = nn.Linear(int(width * mlp_ratio), width)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        position: torch.Tensor,
+        memory: torch.Tensor,
+        memory_position: torch.Tensor,
+    ) -> torch.Tensor:
+        normed = self.norm1(hidden)
+        hidden = hidden + self.self_attention(normed + position, normed + position, normed)
+        hidden = hidden + self.cross_attention(self.norm2(hidden) + position, memory + memory_position, memory)
+        return hidden + self.down_proj(F.gelu(self.up_proj(self.norm3(hidden))))
+
+
+class QFormer(nn.Module):
+    """A stack of `QFormerLayer` with a final norm."""
+
+    def __init__(self, width: int, num_layers: int, num_heads: int, mlp_ratio: float, eps: float):
+        super().__init__()
+        self.layers = nn.ModuleList([QFormerLayer(width, num_heads, mlp_ratio, eps) for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def forward(self, hidden, position, memory, memory_position) -> torch.Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden, position, memory, memory_position)
+        return self.norm(hidden)
+
+
+class Omni123ImageTokenizer(PreTrainedModel):
+    """1D Q-Former tokenizer over latents of `Omni123ImageVAE`. `encode` and `decode` are the public doors."""
+
+    config: Omni123ImageTokenizerConfig
+    config_class = Omni123ImageTokenizerConfig
+    base_model_prefix = "image_tokenizer"
+    main_input_name = "latent"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["QFormerLayer"]
+    _supports_sdpa = True
+    _keep_in_fp32_modules_strict = ["quantizer"]
+
+    def __init__(self, config: Omni123ImageTokenizerConfig):
+        super().__init__(config)
+        inner, outer, eps = config.encoder_hidden_size, config.decoder_hidden_size, config.layer_norm_eps
+        self.latent_norm = nn.LayerNorm(config.latent_dim, eps=eps)
+        self.latent_proj = nn.Linear(config.latent_dim, inner)
+        self.query_proj = nn.Linear(inner, inner)
+        self.encoder_position_2d = GridPosition(config.num_frequencies, inner)
+        self.encoder_position_1d = nn.Parameter(torch.empty(config.num_tokens, inner))
+        self.encoder = QFormer(inner, config.num_encoder_layers, config.num_encoder_heads, config.mlp_ratio, eps)
+        self.code_proj = nn.Linear(inner, config.code_dim)
+        self.quantizer = CosineVectorQuantizer(
+            config.num_codes,
+            config.code_dim,
+            codebook_weight=config.codebook_loss_weight,
+            commitment_weight=config.commitment_loss_weight,
+            entropy_weight=config.entropy_loss_weight,
+            entropy_temperature=config.entropy_temperature,
+            entropy_tokens=config.entropy_tokens,
+            restart_after=config.restart_after,
+            warmup_steps=config.quantizer_warmup_steps,
+        )
+        self.token_proj = nn.Linear(config.code_dim, outer)
+        self.decoder_position_1d = nn.Parameter(torch.empty(config.num_tokens, outer))
+        self.decoder_position_2d = GridPosition(config.num_frequencies, outer)
+        self.decoder = QFormer(outer, config.num_decoder_layers, config.num_decoder_heads, config.mlp_ratio, eps)
+        self.out_conv = nn.Conv2d(outer, config.latent_dim, 3, padding=1)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, CosineVectorQuantizer):
+            init.normal_(module.codebook)
+            init.zeros_(module.step)
+            init.zeros_(module.started)
+            init.zeros_(module.idle_steps)
+        elif isinstance(module, Omni123ImageTokenizer):
+            init.normal_(module.encoder_position_1d, std=self.config.encoder_hidden_size**-0.5)
+            init.normal_(module.decoder_position_1d, std=self.config.decoder_hidden_size**-0.5)
+
+    def tokens_for(self, grid: tuple[int, int]) -> int:
+        """How many tokens a latent grid is given: the largest power of two within its cells, at most `num_tokens`."""
+        return min(self.config.num_tokens, 1 << ((grid[0] * grid[1]).bit_length() - 1))
+
+    def _encode_to_code_space(self, latent: torch.Tensor, num_tokens: int | None) -> torch.Tensor:
+        """Tokens `(B, N, code_dim)` before quantisation."""
+        if latent.ndim != 4 or latent.shape[1] != self.config.latent_dim:
+            raise ValueError(
+                f"latent has shape {tuple(latent.shape)}: give (B, {self.config.latent_dim}, h, w) from the image VAE."
+            )
+        grid = (latent.shape[2], latent.shape[3])
+        count = self.tokens_for(grid) if num_tokens is None else num_tokens
+        if count < 1 or count & (count - 1) or count > self.config.num_tokens:
+            raise ValueError(f"num_tokens {count} must be a power of two of at most {self.config.num_tokens}.")
+        finest = level_grids(count)[-1]
+        if finest[0] > grid[0] or finest[1] > grid[1]:
+            raise ValueError(
+                f"{count} tokens pool down to {finest} cells, but the latent has {grid}: use fewer tokens or a larger image."
+            )
+        memory = self.latent_proj(self.latent_norm(latent.to(self.dtype).flatten(2).transpose(1, 2)))
+        queries = self.query_proj(multi_level_pool(memory.transpose(1, 2).unflatten(-1, grid), count))
+        hidden = self.encoder(queries, self.encoder_position_1d[:count], memory, self.encoder_position_2d(grid))
+        return self.code_proj(hidden)
+
+    def _decode_from_code_space(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Latent `(B, D, h, w)` of unit tokens `(B, N, code_dim)`."""
+        memory = self.token_proj(tokens.to(self.dtype))
+        queries = memory[:, :1].expand(-1, grid[0] * grid[1], -1)
+        position = self.decoder_position_2d(grid)
+        hidden = self.decoder(queries, position, memory, self.decoder_position_1d[: tokens.shape[1]])
+        return self.out_conv(hidden.transpose(1, 2).unflatten(-1, grid))
+
+    @torch.no_grad()
+    def encode(self, latent: torch.Tensor, num_tokens: int | None = None) -> torch.Tensor:
+        """Indices `(B, N)` int64 of a standardised latent `(B, D, h, w)`; N is `tokens_for((h, w))` unless given."""
+        return self.quantizer.encode(self._encode_to_code_space(latent, num_tokens))
+
+    def decode(self, indices: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Standardised latent `(B, D, h, w)` of indices `(B, N)` int64 on the grid `(h, w)`."""
+        if indices.ndim != 2 or not 1 <= indices.shape[1] <= self.config.num_tokens:
+            raise ValueError(
+                f"indices have shape {tuple(indices.shape)}: give (B, N) with at most {self.config.num_tokens} tokens."
+            )
+        return self._decode_from_code_space(self.quantizer.decode(indices), grid)
+
+    def feature_losses(self, reconstruction: torch.Tensor, latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`(weighted sum, semantic MSE, texture MSE)`; each MSE is a mean within its group of channels."""
+        split = self.config.semantic_dim
+        predicted, target = reconstruction.float(), latent.float()
+        semantic = F.mse_loss(predicted[:, :split], target[:, :split])
+        texture = F.mse_loss(predicted[:, split:], target[:, split:])
+        cosine = 1 - F.cosine_similarity(predicted[:, :split], target[:, :split], dim=1).mean()
+        total = (
+            self.config.semantic_loss_weight * semantic
+            + self.config.texture_loss_weight * texture
+            + self.config.cosine_loss_weight * cosine
+        )
+        return total, semantic, texture
+
+    def forward(self, latent: torch.Tensor, num_tokens: int | None = None) -> Omni123ImageTokenizerOutput:
+        """Reconstructs a standardised latent `(B, D, h, w)` through the quantiser and compares features only."""
+        grid = (latent.shape[-2], latent.shape[-1])
+        quantized = self.quantizer(self._encode_to_code_space(latent, num_tokens))
+        reconstruction = self._decode_from_code_space(quantized.quantized, grid)
+        feature_loss, semantic, texture = self.feature_losses(reconstruction, latent)
+        return Omni123ImageTokenizerOutput(
+            loss=feature_loss + quantized.loss,
+            feature_loss=feature_loss,
+            quantizer_loss=quantized.loss,
+            semantic_mse=semantic,
+            texture_mse=texture,
+            reconstruction=reconstruction,
+            indices=quantized.indices,
+        )

@@ -1,0 +1,184 @@
+"""Cosine vector quantisation of the image tokenizer (paper §4.3; the L2-normalised quantiser of GigaTok).
+
+Latents and codes are L2-normalised, so the nearest code is the one with the largest cosine. Guards against a collapsed
+code book, which 65,536 codes of 64 dimensions invite: codes start at encoder outputs, a batch-entropy term spreads the
+assignments, and codes that nobody uses move to fresh encoder outputs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass
+class QuantizerOutput:
+    """`quantized` has the shape of the input and passes gradients straight through; `indices` is None in warm-up."""
+
+    quantized: torch.Tensor
+    loss: torch.Tensor
+    indices: torch.Tensor | None
+
+
+def code_statistics(indices: torch.Tensor, num_codes: int) -> dict[str, float]:
+    """Share of codes used (0..1) and perplexity (1..num_codes) of a set of indices of any shape."""
+    counts = torch.bincount(indices.flatten(), minlength=num_codes).double()
+    shares = counts / counts.sum().clamp_min(1)
+    entropy = -(shares * shares.clamp_min(1e-30).log()).sum()
+    return {"code_usage": (counts > 0).double().mean().item(), "perplexity": entropy.exp().item()}
+
+
+def spherical_kmeans(
+    points: torch.Tensor, count: int, iterations: int, generator: torch.Generator | None = None, chunk: int = 8192
+) -> torch.Tensor:
+    """`count` unit centres `(count, D)` of unit `points (N, D)`: random points, then Lloyd steps; empty cells stay put."""
+    if len(points) >= count:
+        chosen = torch.randperm(len(points), generator=generator, device=points.device)[:count]
+        centres = points[chosen].clone()
+    else:
+        chosen = torch.randint(len(points), (count,), generator=generator, device=points.device)
+        jitter = torch.randn(count, points.shape[1], generator=generator, device=points.device) * 0.1
+        centres = F.normalize(points[chosen] + jitter, dim=-1)
+    for _ in range(iterations):
+        nearest = torch.cat([(part @ centres.t()).argmax(-1) for part in points.split(chunk)])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        filled = torch.bincount(nearest, minlength=count) > 0
+        centres = torch.where(filled[:, None], F.normalize(sums, dim=-1), centres)
+    return centres
+
+
+class CosineVectorQuantizer(nn.Module):
+    """Nearest-cosine quantiser of `(..., code_dim)` tokens with `num_codes` learned codes.
+
+    For `warmup_steps` training forwards tokens pass through merely normalised, because codes taken from an untrained
+    encoder are worthless; then the code book starts at centres of the tokens seen last. `loss` is
+    `codebook + commitment + entropy` with the given weights (codebook 1.0, commitment 0.25, entropy 0.005 in GigaTok).
+    A code unused for `restart_after` training steps moves to a random token of the batch (0: never).
+    """
+
+    step: torch.Tensor
+    started: torch.Tensor
+    idle_steps: torch.Tensor
+
+    def __init__(
+        self,
+        num_codes: int,
+        code_dim: int,
+        codebook_weight: float = 1.0,
+        commitment_weight: float = 0.25,
+        entropy_weight: float = 0.005,
+        entropy_temperature: float = 0.01,
+        entropy_tokens: int = 4096,
+        restart_after: int = 2000,
+        warmup_steps: int = 0,
+        chunk: int = 8192,
+    ):
+        super().__init__()
+        self.num_codes = num_codes
+        self.codebook_weight = codebook_weight
+        self.commitment_weight = commitment_weight
+        self.entropy_weight = entropy_weight
+        self.entropy_temperature = entropy_temperature
+        self.entropy_tokens = entropy_tokens
+        self.restart_after = restart_after
+        self.warmup_steps = warmup_steps
+        self.chunk = chunk
+        self.codebook = nn.Parameter(torch.empty(num_codes, code_dim))
+        # Persistent: a resumed run must neither start its code book again nor forget which codes are idle.
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("idle_steps", torch.zeros(num_codes, dtype=torch.long))
+        self._recent: list[torch.Tensor] = []
+
+    def codes(self) -> torch.Tensor:
+        """Unit codes `(num_codes, code_dim)` in float32."""
+        return F.normalize(self.codebook.float(), dim=-1)
+
+    def nearest(self, tokens: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Index of the nearest unit code of `tokens (N, code_dim)`; at most `chunk` rows of cosines exist at a time."""
+        return torch.cat([(part @ codes.t()).argmax(-1) for part in tokens.split(self.chunk)])
+
+    @torch.no_grad()
+    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Indices `(...)` of `tokens (..., code_dim)`, whose length is irrelevant."""
+        unit = F.normalize(tokens.float(), dim=-1)
+        return self.nearest(unit.flatten(0, -2), self.codes()).view(unit.shape[:-1])
+
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:
+        """Unit codes `(..., code_dim)` float32 of indices `(...)`; raises `ValueError` outside the code book."""
+        if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= self.num_codes):
+            raise ValueError(
+                f"image token indices span {int(indices.min())}..{int(indices.max())}, but the code book has "
+                f"{self.num_codes} codes: subtract the vocabulary's image offset first."
+            )
+        return F.embedding(indices, self.codes())
+
+    def forward(self, tokens: torch.Tensor) -> QuantizerOutput:
+        """Quantises `tokens (..., code_dim)` in float32, whatever autocast says."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            unit = F.normalize(tokens.float(), dim=-1)
+            flat = unit.flatten(0, -2)
+            if self.training and not self._ready(flat.detach()):
+                # Zero, but tied to the code book: parallel training wants a gradient for every parameter in every step.
+                return QuantizerOutput(unit.to(tokens.dtype), self.codebook.sum() * 0.0, None)
+            codes = self.codes()
+            with torch.no_grad():
+                indices = self.nearest(flat, codes)
+            quantized = F.embedding(indices, codes)
+            loss = self.codebook_weight * F.mse_loss(quantized, flat.detach())
+            loss = loss + self.commitment_weight * F.mse_loss(flat, quantized.detach())
+            if self.training and self.entropy_weight > 0:
+                loss = loss + self.entropy_weight * self._entropy_loss(flat, codes)
+            passed = flat + (quantized - flat).detach()
+            if self.training and self.restart_after > 0:
+                self._restart_idle_codes(flat.detach(), indices)
+            return QuantizerOutput(passed.view(unit.shape).to(tokens.dtype), loss, indices.view(unit.shape[:-1]))
+
+    def _entropy_loss(self, flat: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Mean entropy of a token's soft assignment minus entropy of the mean assignment, on a subset of the tokens."""
+        if len(flat) > self.entropy_tokens:
+            flat = flat[torch.randperm(len(flat), device=flat.device)[: self.entropy_tokens]]
+        # For unit vectors -|z - e|² is 2 cos - 2; softmax does not see the constant.
+        log_shares = (2 * flat @ codes.t() / self.entropy_temperature).log_softmax(-1)
+        shares = log_shares.exp()
+        mean = shares.mean(0)
+        return -(shares * log_shares).sum(-1).mean() + (mean * mean.clamp_min(1e-10).log()).sum()
+
+    @torch.no_grad()
+    def _ready(self, flat: torch.Tensor) -> bool:
+        """Counts warm-up steps; at their end starts the code book from the last tokens. False while still in warm-up."""
+        if bool(self.started):
+            return True
+        self.step += 1
+        self._recent.append(flat)
+        while len(self._recent) > 1 and sum(map(len, self._recent[1:])) >= 4 * self.num_codes:
+            self._recent.pop(0)
+        if int(self.step) < self.warmup_steps:
+            return False
+        self.codebook.copy_(spherical_kmeans(torch.cat(self._recent), self.num_codes, iterations=5, chunk=self.chunk))
+        self._recent = []
+        self._same_on_all_ranks()
+        self.started.fill_(True)
+        return True
+
+    @torch.no_grad()
+    def _restart_idle_codes(self, flat: torch.Tensor, indices: torch.Tensor) -> None:
+        used = torch.bincount(indices, minlength=self.num_codes)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(used)
+        self.idle_steps.copy_(torch.where(used > 0, torch.zeros_like(self.idle_steps), self.idle_steps + 1))
+        dead = (self.idle_steps >= self.restart_after).nonzero().flatten()
+        if len(dead) == 0:
+            return
+        rows = torch.randint(len(flat), (len(dead),), device=flat.device)
+        jitter = torch.randn(len(dead), flat.shape[1], device=flat.device) * 0.02
+        # Written through `.data`: backward of this very step still needs the graph that was built on the old codes.
+        self.codebook.data[dead] = (flat[rows] + jitter).to(self.codebook.dtype)
+        self.idle_steps[dead] = 0
+        self._same_on_all_ranks()
+
+    def _same_on_all_ranks(self) -> None:
+        """Copies rank 0's code book: parallel training keeps parameters equal only as long as they move by gradients."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.broadcast(self.codebook.data, 0)

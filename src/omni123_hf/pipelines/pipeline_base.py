@@ -1,0 +1,284 @@
+"""What every Omni123 pipeline shares: loading, reading a prompt, and turning codes into pictures and meshes."""
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import torch
+import trimesh
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Model
+
+from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.extraction import extract_surface
+
+# diffusers finds a third-party component class only in a module that is imported already.
+from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
+from omni123_hf.modeling.modeling_image_vae import Omni123ImageVAE
+from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
+from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
+from omni123_hf.pipelines.registry import (
+    INDEX_FILE,
+    check_checkpoint,
+    checkpoint_revision,
+    component_names,
+    read_index,
+    resolve_checkpoint,
+)
+
+
+DEFAULT_RESOLUTION = 96
+MIN_RESOLUTION = 16
+# Peak host memory of the dense grid, its coordinates, marching cubes and the mesh, per grid point. Measured, rounded up.
+BYTES_PER_GRID_POINT = 64
+QUERY_CHUNK = 32768
+HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+
+
+@dataclass
+class TextConditioning:
+    """A prompt as the backbone reads it: text_embeds (B, Lc, Dc), text_embeds_2 (B, Lq, Dq), text_attention_mask_2 (B, Lq)."""
+
+    text_embeds: torch.Tensor
+    text_embeds_2: torch.Tensor
+    text_attention_mask_2: torch.Tensor
+
+
+class Omni123PipelineBase(DiffusionPipeline):
+    """Components: CLIP and Qwen3 text encoders with their tokenizers, the backbone, and the image and shape tokenizers."""
+
+    tokenizer: PreTrainedTokenizerFast
+    text_encoder: CLIPTextModel
+    tokenizer_2: PreTrainedTokenizerFast
+    text_encoder_2: Qwen3Model
+    transformer: Omni123ForConditionalGeneration
+    image_vae: Omni123ImageVAE
+    image_tokenizer: Omni123ImageTokenizer
+    shape_tokenizer: Omni123ShapeTokenizer
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        text_encoder: CLIPTextModel,
+        tokenizer_2: PreTrainedTokenizerFast,
+        text_encoder_2: Qwen3Model,
+        transformer: Omni123ForConditionalGeneration,
+        image_vae: Omni123ImageVAE,
+        image_tokenizer: Omni123ImageTokenizer,
+        shape_tokenizer: Omni123ShapeTokenizer,
+    ):
+        super().__init__()
+        self.register_modules(
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+            transformer=transformer,
+            image_vae=image_vae,
+            image_tokenizer=image_tokenizer,
+            shape_tokenizer=shape_tokenizer,
+        )
+        for component in (text_encoder, text_encoder_2, transformer, image_vae, image_tokenizer, shape_tokenizer):
+            component.eval()
+        self.revision: str | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        dtype: torch.dtype = torch.float32,
+        verify_hashes: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Load from a folder, from a bundled name such as `"omni123-mini"`, or from a Hub id.
+
+        Weights run in float32 unless `dtype` says otherwise, whatever precision they are stored in. `kwargs` are components that
+        replace the stored ones, and for a Hub id `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
+        Raises `Omni123Error` for an unknown name or argument, and for a checkpoint that is incomplete or damaged.
+        """
+        hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        components, _ = cls._get_signature_keys(cls)
+        unknown = sorted(set(kwargs) - set(components))
+        if unknown:
+            raise Omni123Error(
+                f"from_pretrained does not take {unknown[0]!r}; it takes dtype, verify_hashes, {', '.join(HUB_ARGUMENTS)} and "
+                "components; move the pipeline with .to(device)"
+            )
+        name = os.fspath(pretrained_model_name_or_path)
+        folder = resolve_checkpoint(name)
+        if folder is None:
+            folder = Path(cls.download(name, **hub))
+        check_checkpoint(folder, verify_hashes=verify_hashes)
+        try:
+            models = _load_models(folder, dtype, given=kwargs)
+            pipeline = super().from_pretrained(str(folder), dtype=dtype, **models, **kwargs)
+        except Omni123Error:
+            raise
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            # Everything that the libraries raise for files which are whole but do not fit together.
+            raise Omni123Error(
+                f"cannot load the checkpoint {name!r}: {type(error).__name__}: {_one_line(error)}"
+            ) from error
+        pipeline.revision = checkpoint_revision(folder)
+        return pipeline
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Fetch a whole checkpoint from the Hub; returns its folder.
+
+        diffusers' own `download` refuses component classes of other libraries, so this one takes a plain snapshot.
+        """
+        try:
+            return snapshot_download(pretrained_model_name, **kwargs)
+        except (RepositoryNotFoundError, HFValidationError) as error:
+            raise Omni123Error(f"no checkpoint {pretrained_model_name!r} on the Hub, or no access to it") from error
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise Omni123Error(
+                f"cannot download {pretrained_model_name!r} from the Hub: {_one_line(error)}"
+            ) from error
+
+    def check_prompts(self, prompt: str | list[str]) -> list[str]:
+        """The prompts as a list. Raises `Omni123Error` for an empty one and for one that the second encoder cannot take."""
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(text, str) for text in prompts):
+            raise Omni123Error("the prompt must be a text or a non-empty list of texts")
+        limit = int(self.tokenizer_2.model_max_length)
+        for text in prompts:
+            if not text.strip():
+                raise Omni123Error("the prompt is empty; describe the object, for example 'a round wooden table'")
+            length = len(self.tokenizer_2(text, verbose=False)["input_ids"])
+            if length > limit:
+                raise Omni123Error(
+                    f"the prompt has {length} tokens and the text encoder takes {limit}; shorten it to about "
+                    f"{max(1, len(text.split()) * limit // length)} words"
+                )
+        return list(prompts)
+
+    def encode_prompt(self, prompts: list[str]) -> TextConditioning:
+        """Encode B texts. CLIP cuts at its length and keeps all positions (architecture §2); Qwen3 masks its padding."""
+        device = self._execution_device
+        first = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").to(device)
+        second = self.tokenizer_2(prompts, padding="max_length", truncation=True, return_tensors="pt").to(device)
+        mask = second["attention_mask"]
+        return TextConditioning(
+            text_embeds=self.text_encoder(input_ids=first["input_ids"]).last_hidden_state,
+            text_embeds_2=self.text_encoder_2(input_ids=second["input_ids"], attention_mask=mask).last_hidden_state,
+            text_attention_mask_2=mask,
+        )
+
+    def decode_images(self, image_tokens: torch.Tensor) -> list[Image.Image]:
+        """Image tokens (B, Li) to RGB pictures, through the 1D tokenizer and the VAE."""
+        config = self.image_vae.config
+        side = config.image_size // config.patch_size
+        latent = self.image_tokenizer.decode(image_tokens, grid=(side, side))
+        pixels = self.image_vae.decode(latent).float().clamp(-1, 1)
+        array = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(picture) for picture in array]
+
+    def decode_shapes(
+        self,
+        shape_tokens: torch.Tensor,
+        resolution: int = DEFAULT_RESOLUTION,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[list[trimesh.Trimesh | None], list[str | None]]:
+        """Shape tokens (B, Ls) to closed meshes and, for each, the reason why there is none (None where there is one).
+
+        `progress(done, total)` counts field evaluations over all shapes.
+        """
+        meshes: list[trimesh.Trimesh | None] = []
+        failures: list[str | None] = []
+        points = resolution**3
+        device = shape_tokens.device
+        for row, tokens in enumerate(shape_tokens):
+            memory = self.shape_tokenizer.project_latents(self.shape_tokenizer.decode_latents(tokens[None]))
+
+            def field(queries: np.ndarray, memory: Any = memory) -> np.ndarray:
+                batch = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
+                return self.shape_tokenizer.query(memory, batch[None])[0].float().cpu().numpy()
+
+            def report(done: int, total: int, row: int = row) -> None:
+                if progress is not None:
+                    progress(row * total + done, len(shape_tokens) * total)
+
+            try:
+                meshes.append(
+                    extract_surface(field, resolution=resolution, chunk=min(QUERY_CHUNK, points), progress=report)
+                )
+                failures.append(None)
+            except Omni123Error as error:
+                # No surface, or none that is closed: reported for this shape, and the others of the batch go on.
+                meshes.append(None)
+                failures.append(_one_line(error))
+        return meshes, failures
+
+
+def check_resolution(resolution: int) -> None:
+    """Refuse an extraction grid that is too coarse to show a shape or that does not fit in the memory that is free now."""
+    if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < MIN_RESOLUTION:
+        raise Omni123Error(f"the resolution must be a whole number of at least {MIN_RESOLUTION}; got {resolution!r}")
+    free = available_memory()
+    need = resolution**3 * BYTES_PER_GRID_POINT
+    if need > free:
+        largest = math.floor(math.cbrt(free / BYTES_PER_GRID_POINT))
+        raise Omni123Error(
+            f"a resolution of {resolution} needs about {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            f"use at most {largest}"
+        )
+
+
+def available_memory() -> int:
+    """Bytes of host memory that can be used now, with the limit of the control group where there is one."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        free = min(free, limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        # No control group of version 2, or one without a limit ("max"): the machine's own figure stands.
+        return free
+    return max(free, 0)
+
+
+def _load_models(folder: Path, dtype: torch.dtype, given: dict[str, Any]) -> dict[str, PreTrainedModel]:
+    """Every model of a checkpoint that is not `given`.
+
+    Not left to diffusers, because transformers fills a tensor that the file lacks with random numbers and only warns, and
+    diffusers does not pass on which ones these were.
+    """
+    models: dict[str, PreTrainedModel] = {}
+    for name in component_names(folder):
+        module, class_name = read_index(folder)[name]
+        if name in given or not (folder / name / "config.json").is_file():
+            continue
+        # Third-party modules have to be loaded already: a checkpoint must not name code to import.
+        library = sys.modules.get(module)
+        model_class = getattr(library, class_name, None)
+        if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+            raise Omni123Error(
+                f"{INDEX_FILE} names the unknown class {module}.{class_name} for {name!r}; update omni123-hf"
+            )
+        loaded: Any = model_class.from_pretrained(folder / name, dtype=dtype, output_loading_info=True)
+        model, report = loaded
+        if report["missing_keys"]:
+            missing = sorted(report["missing_keys"])
+            raise Omni123Error(
+                f"{name} lacks {len(missing)} tensor(s), for example {missing[0]}; the checkpoint is incomplete or was made "
+                "by another version"
+            )
+        models[name] = model
+    return models
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

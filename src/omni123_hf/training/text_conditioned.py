@@ -1,0 +1,82 @@
+"""The backbone together with its two text encoders, as one trainable module."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
+
+from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration, Omni123Output
+
+
+def build_text_encoders(
+    options: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tokenizer_2: PreTrainedTokenizerBase
+) -> tuple[CLIPTextModel, Qwen3Model]:
+    """Both encoders: names or folders load pretrained weights, mappings of config fields build small new ones."""
+    first, second = options["text_encoder"], options["text_encoder_2"]
+    if isinstance(first, str):
+        clip = CLIPTextModel.from_pretrained(first)
+    else:
+        clip = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                max_position_embeddings=tokenizer.model_max_length,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                **first,
+            )
+        )
+    if isinstance(second, str):
+        qwen = Qwen3Model.from_pretrained(second)
+    else:
+        qwen = Qwen3Model(
+            Qwen3Config(
+                vocab_size=len(tokenizer_2),
+                max_position_embeddings=tokenizer_2.model_max_length,
+                pad_token_id=tokenizer_2.pad_token_id,
+                bos_token_id=None,
+                eos_token_id=tokenizer_2.eos_token_id,
+                **second,
+            )
+        )
+    return clip, qwen
+
+
+class TextConditionedOmni123(nn.Module):
+    """Text ids in, loss out. `freeze_text_encoders` is the paper's setting; small checkpoints train them along."""
+
+    def __init__(
+        self,
+        transformer: Omni123ForConditionalGeneration,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: Qwen3Model,
+        freeze_text_encoders: bool = False,
+    ):
+        super().__init__()
+        self.transformer = transformer
+        self.text_encoder = text_encoder
+        self.text_encoder_2 = text_encoder_2
+        if freeze_text_encoders:
+            text_encoder.requires_grad_(False)
+            text_encoder_2.requires_grad_(False)
+
+    def forward(
+        self, text_ids: torch.Tensor, text_ids_2: torch.Tensor, text_attention_mask_2: torch.Tensor, **inputs: Any
+    ) -> Omni123Output:
+        """`text_ids (B, Lc)` (all positions kept), `text_ids_2 (B, Lq)` with its mask, the rest as the backbone takes it."""
+        return self.transformer(
+            text_embeds=self.text_encoder(input_ids=text_ids).last_hidden_state,
+            text_embeds_2=self.text_encoder_2(
+                input_ids=text_ids_2, attention_mask=text_attention_mask_2, use_cache=False
+            ).last_hidden_state,
+            text_attention_mask_2=text_attention_mask_2,
+            **inputs,
+        )
+
+    def save_components(self, folder: Path) -> None:
+        """Writes `transformer`, `text_encoder` and `text_encoder_2` below `folder`."""
+        self.transformer.save_pretrained(folder / "transformer")
+        self.text_encoder.save_pretrained(folder / "text_encoder")
+        self.text_encoder_2.save_pretrained(folder / "text_encoder_2")

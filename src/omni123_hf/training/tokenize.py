@@ -1,0 +1,55 @@
+"""Stage `tokenize`: a prepared data set through the trained tokenizers into token shards."""
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..data.store import AssetStore
+from ..data.tokens import TokenStore, weights_hash
+from ..geometry.cameras import ALL_VIEWS
+from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
+from ..modeling.modeling_image_vae import Omni123ImageVAE
+from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
+from .recipe import Recipe
+
+
+def pixels_from_views(views: np.ndarray) -> torch.Tensor:
+    """RGBA uint8 `(..., H, W, 4)` on white to pixels `(..., 3, H, W)` in [-1, 1]."""
+    rgb = torch.from_numpy(np.ascontiguousarray(views[..., :3])).movedim(-1, -3)
+    return rgb.float() / 127.5 - 1
+
+
+@torch.no_grad()
+def train(recipe: Recipe) -> dict[str, float]:
+    """Writes token shards for all assets; returns code use over the training split."""
+    store = AssetStore.open(recipe.data["root"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folders = {name: recipe.model[name] for name in ("shape_tokenizer", "image_vae", "image_tokenizer")}
+    shape_tokenizer = Omni123ShapeTokenizer.from_pretrained(folders["shape_tokenizer"]).eval().to(device)
+    image_vae = Omni123ImageVAE.from_pretrained(folders["image_vae"]).eval().to(device)
+    image_tokenizer = Omni123ImageTokenizer.from_pretrained(folders["image_tokenizer"]).eval().to(device)
+    batch = int(recipe.options.get("batch_size", 32))
+    shapes, images = [], []
+    for start in tqdm(range(0, len(store), batch), desc="tokenize"):
+        rows = range(start, min(start + batch, len(store)))
+        surface = torch.from_numpy(np.stack([store.surface(i) for i in rows]).astype(np.float32)).to(device)
+        points, normals = surface[..., :3].clamp(-1.05, 1.05), surface[..., 3:]
+        shapes.append(shape_tokenizer.encode(points, normals).cpu().numpy().astype(np.uint16))
+        pixels = pixels_from_views(np.stack([store.views(i) for i in rows])).to(device)
+        codes = image_tokenizer.encode(image_vae.encode(pixels.flatten(0, 1)))
+        images.append(codes.unflatten(0, pixels.shape[:2]).cpu().numpy().astype(np.uint16))
+    tokens = TokenStore(
+        np.concatenate(shapes),
+        np.concatenate(images),
+        {
+            "data_hash": store.content_hash,
+            "views": list(ALL_VIEWS),
+            **{name: weights_hash(folder) for name, folder in folders.items()},
+        },
+    )
+    tokens.save(recipe.output_dir)
+    chosen = store.indices("train")
+    return {
+        "shape_codes_used": len(np.unique(tokens.shape_tokens[chosen])) / shape_tokenizer.config.num_codes,
+        "image_codes_used": len(np.unique(tokens.image_tokens[chosen])) / image_tokenizer.config.num_codes,
+    }

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from omni123_hf.data.records import AssetRecord, read_records, write_records
+from omni123_hf.data.splits import split_of
+from omni123_hf.data.store import AssetStore, StoreSizes, StoreWriter
+from omni123_hf.errors import Omni123Error
+
+
+SIZES = StoreSizes(surface_points=8, queries=16, view_size=4)
+
+
+def record(name: str, split: str = "train", source: str = "fake") -> AssetRecord:
+    captions = {"short": ["ein Stück"], "medium": [], "long": []}
+    return AssetRecord(name, source, "CC0-1.0", "nobody", "thing", captions, split, content_hash=name)
+
+
+def arrays(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "surface": rng.standard_normal((8, 6)).astype(np.float16),
+        "queries": rng.standard_normal((16, 3)).astype(np.float16),
+        "occupancy": rng.integers(0, 256, 2, dtype=np.uint8),
+        "views": rng.integers(0, 256, (7, 4, 4, 4), dtype=np.uint8),
+    }
+
+
+def write(folder, count: int = 3) -> AssetStore:
+    writer = StoreWriter(folder, count, SIZES, {"seed": 0})
+    for i in range(count):
+        writer.append(record(f"a{i}", ("train", "heldout")[i % 2], ("x", "y")[i // 2]), arrays(i))
+    return writer.close()
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    store = write(tmp_path)
+    want = arrays(1)
+    assert len(store) == 3 and store.surface(1).dtype == np.float32
+    np.testing.assert_array_equal(store.surface(1), want["surface"].astype(np.float32))
+    np.testing.assert_array_equal(store.queries(1), want["queries"].astype(np.float32))
+    np.testing.assert_array_equal(store.occupancy(1), np.unpackbits(want["occupancy"]).astype(bool))
+    np.testing.assert_array_equal(store.views(1), want["views"])
+    assert store.occupancy(np.array([0, 2])).shape == (2, 16)
+
+
+def test_indices_by_split_and_source(tmp_path):
+    store = write(tmp_path)
+    assert store.indices("train").tolist() == [0, 2] and store.indices("train", "y").tolist() == [2]
+    assert store.indices("validation").tolist() == []
+    with pytest.raises(Omni123Error, match="unknown split"):
+        store.indices("test")
+
+
+def test_the_content_hash_depends_on_content_only(tmp_path):
+    one, two = write(tmp_path / "one"), write(tmp_path / "two")
+    assert one.content_hash == two.content_hash != write(tmp_path / "three", 2).content_hash
+
+
+def test_an_unfinished_or_altered_store_is_refused(tmp_path):
+    with pytest.raises(Omni123Error, match="no finished data set"):
+        AssetStore.open(tmp_path)
+    with pytest.raises(Omni123Error, match="opened for 2 assets"):
+        with StoreWriter(tmp_path, 2, SIZES) as writer:
+            writer.append(record("a"), arrays(0))
+    with pytest.raises(Omni123Error, match="no finished data set"):
+        AssetStore.open(tmp_path)
+    write(tmp_path)
+    np.save(tmp_path / "queries.npy", np.zeros((3, 8, 3), np.float16))
+    with pytest.raises(Omni123Error, match="queries.npy"):
+        AssetStore.open(tmp_path)
+
+
+def test_wrong_rows_are_refused(tmp_path):
+    writer = StoreWriter(tmp_path, 1, SIZES)
+    with pytest.raises(Omni123Error, match="surface"):
+        writer.append(record("a"), {**arrays(0), "surface": np.zeros((8, 3), np.float16)})
+    writer.append(record("a"), arrays(0))
+    with pytest.raises(Omni123Error, match="full"):
+        writer.append(record("b"), arrays(1))
+
+
+def test_records_round_trip_and_bad_ones_are_named(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_records(path, [record("a"), record("b", "heldout_combination")])
+    assert [r.to_dict() for r in read_records(path)] == [
+        record("a").to_dict(), record("b", "heldout_combination").to_dict()
+    ]  # fmt: skip
+    path.write_text(json.dumps(record("a").to_dict()) + "\nnot json\n")
+    with pytest.raises(Omni123Error, match="line 2"):
+        read_records(path)
+    with pytest.raises(Omni123Error, match="unknown split"):
+        record("a", "test")
+    with pytest.raises(Omni123Error, match="levels"):
+        AssetRecord("a", "s", "l", "n", "c", {"short": ["x"]}, "train")
+    with pytest.raises(Omni123Error, match="unknown fields"):
+        AssetRecord.from_dict({**record("a").to_dict(), "extra": 1})
+
+
+def test_splits_have_their_shares_and_are_stable():
+    names = [split_of(f"asset/{i}") for i in range(20_000)]
+    shares = {name: names.count(name) / len(names) for name in set(names)}
+    assert set(shares) == {"train", "validation", "heldout"}
+    assert abs(shares["validation"] - 0.02) < 0.005 and abs(shares["heldout"] - 0.04) < 0.006
+    assert split_of("asset/7") == split_of("asset/7") and any(
+        split_of(f"{i}") != split_of(f"{i}", 1) for i in range(99)
+    )

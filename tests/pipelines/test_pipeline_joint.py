@@ -1,0 +1,157 @@
+"""The joint pipeline on tiny random components: round trip, determinism, failures, bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from omni123_hf.errors import Omni123Error
+from omni123_hf.pipelines import Omni123JointPipeline
+from omni123_hf.pipelines.pipeline_base import available_memory, check_resolution
+
+
+PROMPT = "a round wooden table with three legs"
+FRESH_PROCESS = """
+import json, sys
+from omni123_hf.pipelines import Omni123JointPipeline
+pipeline = Omni123JointPipeline.from_pretrained(sys.argv[1])
+output = pipeline(sys.argv[2], temperature=1.0, seed=7, output_type="tokens")
+print(json.dumps([output.image_tokens.tolist(), output.shape_tokens.tolist()]))
+"""
+
+
+def test_round_trip_in_a_fresh_process_gives_the_same_tokens(tiny_pipeline, tiny_pipeline_folder):
+    here = tiny_pipeline(PROMPT, temperature=1.0, seed=7, output_type="tokens")
+    command = [sys.executable, "-c", FRESH_PROCESS, str(tiny_pipeline_folder), PROMPT]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    there = json.loads(run.stdout.splitlines()[-1])
+    assert there == [here.image_tokens.tolist(), here.shape_tokens.tolist()]
+
+
+def test_output_has_one_entry_a_prompt(tiny_pipeline):
+    config = tiny_pipeline.transformer.config
+    output = tiny_pipeline([PROMPT, "a tall red vase"], resolution=16)
+    assert output.image_tokens.shape == (2, config.num_image_tokens)
+    assert output.shape_tokens.shape == (2, config.num_shape_tokens)
+    assert output.image_tokens.max() < config.num_image_codes and output.shape_tokens.max() < config.num_shape_codes
+    assert [image.size for image in output.images] == [(16, 16), (16, 16)]
+    assert len(output.meshes) == len(output.health) == len(output.failures) == 2
+    for mesh, health, failure in zip(output.meshes, output.health, output.failures, strict=True):
+        assert (mesh is None) == (health is None) == (failure is not None)
+        assert mesh is None or (mesh.is_watertight and health["watertight"])
+    assert set(output.timings) == {"text_encoder", "transformer", "image_decoder", "shape_decoder", "mesh_health"}
+    assert all(seconds > 0 for seconds in output.timings.values())
+
+
+def test_images_are_the_decoded_tokens(tiny_pipeline):
+    output = tiny_pipeline(PROMPT, resolution=16)
+    with torch.no_grad():
+        latent = tiny_pipeline.image_tokenizer.decode(output.image_tokens, grid=(4, 4))
+        pixels = tiny_pipeline.image_vae.decode(latent)[0].clamp(-1, 1)
+    expected = (pixels.permute(1, 2, 0).numpy() + 1) * 127.5
+    assert np.abs(np.asarray(output.images[0], dtype=float) - expected).max() <= 0.51
+
+
+def test_same_seed_same_tokens_and_another_seed_others(tiny_pipeline):
+    one, same, other = (
+        tiny_pipeline(PROMPT, temperature=1.0, seed=seed, output_type="tokens").image_tokens for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_batch_equals_single_prompts(tiny_pipeline):
+    prompts = [PROMPT, "a blue car with four wheels and a small white mug"]
+    batch = tiny_pipeline(prompts, output_type="tokens").shape_tokens
+    single = [tiny_pipeline(prompt, output_type="tokens").shape_tokens[0] for prompt in prompts]
+    assert torch.equal(batch, torch.stack(single))
+
+
+def test_the_prompt_reaches_the_model_through_both_encoders(tiny_pipeline):
+    one, other = tiny_pipeline.encode_prompt([PROMPT]), tiny_pipeline.encode_prompt(["a tall red vase"])
+    assert one.text_embeds.shape[1] == 16 and one.text_embeds_2.shape[1] == 24
+    assert one.text_attention_mask_2.sum() > other.text_attention_mask_2.sum() > 0
+    assert not torch.allclose(one.text_embeds, other.text_embeds)
+    assert not torch.allclose(one.text_embeds_2, other.text_embeds_2)
+
+
+def test_tokens_output_decodes_nothing(tiny_pipeline):
+    output = tiny_pipeline(PROMPT, output_type="tokens")
+    assert output.images is None and output.meshes is None and output.health is None
+    assert len(tiny_pipeline(PROMPT, output_type="tokens", return_dict=False)) == 3
+
+
+def test_callbacks_count_every_token_and_every_field_point(tiny_pipeline):
+    steps, points = [], []
+    tiny_pipeline(
+        PROMPT,
+        resolution=16,
+        callback_on_step_end=lambda pipeline, step, total, facts: steps.append((step, total, facts["modality"])),
+        callback_on_extraction=lambda done, total: points.append((done, total)),
+    )
+    assert [step for step, _, _ in steps] == list(range(1, 25))
+    assert {total for _, total, _ in steps} == {24}
+    assert [modality for _, _, modality in steps] == ["image"] * 16 + ["shape"] * 8
+    assert points[-1] == (16**3, 16**3)
+
+
+def test_an_empty_field_is_reported_and_not_hidden(tiny_pipeline, monkeypatch):
+    monkeypatch.setattr(
+        tiny_pipeline.shape_tokenizer, "query", lambda latents, queries: torch.full(queries.shape[:2], -1.0)
+    )
+    output = tiny_pipeline(PROMPT, resolution=16)
+    assert output.meshes == [None] and output.health == [None]
+    assert "inside" in output.failures[0]
+    assert output.images[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "   "}, "prompt is empty"),
+        ({"prompt": []}, "non-empty list"),
+        ({"prompt": ["a vase", ""]}, "prompt is empty"),
+        ({"prompt": "very " * 200 + "tall vase"}, "takes 24; shorten"),
+        ({"guidance_scale": -1.0}, "guidance scale"),
+        ({"guidance_scale": float("nan")}, "guidance scale"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"guidance_schedule": "cosine"}, "guidance schedule"),
+        ({"top_k": 0}, "top-k"),
+        ({"top_p": 1.5}, "top-p"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 1, "generator": torch.Generator()}, "not both"),
+        ({"output_type": "latent"}, "output type"),
+        ({"resolution": 4}, "at least 16"),
+        ({"resolution": 100_000}, "use at most"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(tiny_pipeline, changes, message):
+    arguments = {"prompt": PROMPT, "resolution": 16, **changes}
+    with pytest.raises(Omni123Error, match=message) as caught:
+        tiny_pipeline(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_suggested_resolution_is_accepted(monkeypatch):
+    monkeypatch.setattr("omni123_hf.pipelines.pipeline_base.available_memory", lambda: 10**9)
+    with pytest.raises(Omni123Error, match="use at most 250"):
+        check_resolution(251)
+    check_resolution(250)
+    assert available_memory() > 0
+
+
+def test_components_can_be_replaced_and_unknown_arguments_are_refused(tiny_pipeline, tiny_pipeline_folder):
+    loaded = Omni123JointPipeline.from_pretrained(tiny_pipeline_folder, transformer=tiny_pipeline.transformer)
+    assert loaded.transformer is tiny_pipeline.transformer
+    assert loaded.text_encoder is not tiny_pipeline.text_encoder
+    with pytest.raises(Omni123Error, match="device_map"):
+        Omni123JointPipeline.from_pretrained(tiny_pipeline_folder, device_map="auto")
+
+
+def test_dtype_reaches_every_model(tiny_pipeline_folder):
+    loaded = Omni123JointPipeline.from_pretrained(tiny_pipeline_folder, dtype=torch.bfloat16)
+    assert loaded.transformer.dtype == loaded.text_encoder.dtype == loaded.image_vae.dtype == torch.bfloat16
+    assert not loaded.transformer.training
