@@ -45,13 +45,15 @@ def box_store(tmp_path_factory: pytest.TempPathFactory) -> AssetStore:
         for number, split in enumerate(["train"] * 4 + ["heldout"] * 3):
             rows.append((source, "thing", f"{source}/part/{number}", split, (2, 1, 1)))
     with StoreWriter(tmp_path_factory.mktemp("boxes") / "store", len(rows), SIZES) as writer:
-        for source, category, name, split, extents in rows:
+        for number, (source, category, name, split, extents) in enumerate(rows):
             writer.append(
                 AssetRecord(
                     id=name,
                     source=source,
                     licence="CC0-1.0" if source == "parametric" else "CC-BY-4.0",
-                    attribution="" if source == "parametric" else f"authors of {source}",
+                    attribution=""
+                    if source == "parametric"
+                    else f"'Thing' by author {number % 2} of {source}, {source}, CC-BY-4.0",
                     category=category,
                     captions={"short": [category], "medium": [f"a red {category} for a test"], "long": []},
                     split=split,

@@ -76,8 +76,13 @@ def test_corpus_counts_and_attribution(box_store):
     assert counts["parametric"]["train"] == 32 and counts["parametric"]["heldout_combination"] == 8
     assert counts["library"]["licence"] == "CC-BY-4.0"
     assert attribution_list(box_store.records) == [
-        {"library": f"{s}/part", "licence": "CC-BY-4.0", "attribution": f"authors of {s}", "assets": 7}
-        for s in ("bricks", "library")
+        {
+            "library": f"{source}/part",
+            "licence": "CC-BY-4.0",
+            "assets": 7,
+            "authors": [f"author 0 of {source}", f"author 1 of {source}"],
+        }
+        for source in ("bricks", "library")
     ]
 
 

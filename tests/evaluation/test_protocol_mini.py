@@ -158,7 +158,7 @@ def test_card_states_figures_licences_prompts_and_curves(result_and_outputs, eva
     text = card.read_text()
     assert text.startswith("---\nlicense: apache-2.0\n") and "pipeline_tag: text-to-3d" in text
     assert markdown_table(result) in text
-    assert "authors of library" in text and "CC-BY-4.0" in text
+    assert "7 assets, by author 0 of library, author 1 of library." in text and "CC-BY-4.0" in text
     assert evaluation_set.prompts[0] in text
     assert "| volume_iou | 0.2 | 0.4 | 0.6 |" in text and "60 steps, 6 minutes" in text
     assert files[1].name == "curve_shape_tokenizer.png" and Image.open(files[1]).width == 900

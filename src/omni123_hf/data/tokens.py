@@ -44,7 +44,9 @@ class TokenStore:
                 json.loads((folder / "tokens.json").read_text()),
             )
         except (OSError, ValueError) as error:
-            raise Omni123Error(f"{folder} is not a token folder ({error}): write it with `omni123 train tokenize`.") from error
+            raise Omni123Error(
+                f"{folder} is not a token folder ({error}): write it with `omni123 train tokenize`."
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Writes the folder; `tokens.json` comes last, so an interrupted write never looks complete."""

@@ -178,11 +178,9 @@ def data_section(result: dict[str, Any]) -> str:
         for row in data["corpus"]
     ]
     if data["attributions"]:
-        lines += ["", "Attribution:", "", "| library | licence | assets | by |", "|---|---|---|---|"]
-        grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        lines += ["", "Attribution (each asset's own line is in the data set's manifest):", ""]
         for row in data["attributions"]:
-            grouped.setdefault((row["library"], row["licence"]), []).append(row)
-        for (library, licence), rows in grouped.items():
-            authors = ", ".join(dict.fromkeys(str(row["attribution"]) for row in rows if row["attribution"]))
-            lines.append(f"| {library} | {licence} | {sum(row['assets'] for row in rows):,} | {authors or '–'} |")
+            lines.append(
+                f"- **{row['library']}**, {row['licence']}, {row['assets']:,} assets, by {', '.join(row['authors'])}."
+            )
     return "\n".join(lines)

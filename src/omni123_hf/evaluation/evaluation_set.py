@@ -243,16 +243,24 @@ def corpus_counts(records: Sequence[AssetRecord]) -> list[dict[str, Any]]:
 
 
 def attribution_list(records: Sequence[AssetRecord]) -> list[dict[str, Any]]:
-    """Distinct `library, licence, attribution, assets` of the data set's foreign sources, for the model card.
+    """Rows `library, licence, assets, authors` of the data set's foreign sources, for the model card.
 
-    A library is the id without its last part (`sweethome3d/<library>/<key>`); authors of one library are listed once each.
+    A library is the id without its last part (`sweethome3d/<library>/<key>`). Every asset's own line stays in its record.
     """
-    rows: dict[tuple[str, str, str], int] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
         if record.source != PARAMETRIC_SOURCE:
-            key = (record.id.rpartition("/")[0] or record.source, record.licence, record.attribution)
-            rows[key] = rows.get(key, 0) + 1
-    return [
-        {"library": library, "licence": licence, "attribution": attribution, "assets": count}
-        for (library, licence, attribution), count in sorted(rows.items())
-    ]
+            library = record.id.rpartition("/")[0] or record.source
+            row = rows.setdefault(
+                (library, record.licence),
+                {"library": library, "licence": record.licence, "assets": 0, "authors": set()},
+            )
+            row["assets"] += 1
+            row["authors"].add(author_of(record))
+    return [row | {"authors": sorted(row["authors"], key=str.casefold)} for _, row in sorted(rows.items())]
+
+
+def author_of(record: AssetRecord) -> str:
+    """The name in an attribution "<title> by <author>, <library>, <licence>"; the whole text where it has another form."""
+    _, by, rest = record.attribution.rpartition(" by ")
+    return rest.split(", ")[0] if by else record.attribution

@@ -35,7 +35,7 @@ def match_query_to_key(layer: CrossAttentionLayer, gain: float, generator: torch
 
 @torch.no_grad()
 def initialize_anchored(
-    model: Omni123ShapeTokenizer, gain: float = 1.5, generator: torch.Generator | None = None
+    model: Omni123ShapeTokenizer, gain: float = 2.0, generator: torch.Generator | None = None
 ) -> None:
     """Applies the anchored start to a freshly initialised model (on the CPU, float32)."""
     anchors = anchor_grid(model.config.num_latents)

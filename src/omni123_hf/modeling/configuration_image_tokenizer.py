@@ -55,7 +55,8 @@ class Omni123ImageTokenizerConfig(PreTrainedConfig):
             raise ValueError(f"num_tokens {self.num_tokens} is not a power of two: pooled levels double each time.")
         if not 0 < self.semantic_dim < self.latent_dim:
             raise ValueError(
-                f"semantic_dim {self.semantic_dim} must lie inside latent_dim {self.latent_dim}: both groups need channels."
+                f"semantic_dim {self.semantic_dim} must lie inside latent_dim {self.latent_dim}: both groups "
+                f"need channels."
             )
         for side, width, heads in (
             ("encoder", self.encoder_hidden_size, self.num_encoder_heads),

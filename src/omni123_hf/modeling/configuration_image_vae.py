@@ -1,4 +1,4 @@
-"""Configuration of the image VAE (paper §4.3, stage I: DINO-Tok with a DINOv3 encoder, semantic + texture channels)."""
+"""Configuration of the image VAE (paper §4.3, stage I: DINO-Tok with a DINOv3 encoder)."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ DINOV3_TINY: dict[str, Any] = {
     "num_register_tokens": 1,
     "initializer_range": 0.05,
     "image_size": 64,
-    # Random position rescaling is an augmentation for pre-training; an encoder trained to reconstruct must not have it.
+    # Random position rescaling is an augmentation for pre-training; reconstruction must not have it.
     "pos_embed_rescale": None,
 }
 
@@ -37,11 +37,12 @@ DINOV3_TINY: dict[str, Any] = {
 class Omni123ImageVAEConfig(PreTrainedConfig):
     """Sizes of `Omni123ImageVAE`; the defaults are the paper's scale (832 = 768 + 64 channels at 1/16 resolution).
 
-    `encoder_config` holds the fields of a `transformers.DINOv3ViTConfig`. `texture_taps` are hidden-state indices of the
-    encoder (0 = patch embedding, i = output of layer i) that the texture head reads. `freeze_encoder` keeps the encoder
-    in eval mode without gradients whatever `.train()` says; `freeze_semantic` does the same to the semantic projection,
-    which then keeps its PCA start (`fit_semantic_projection`). `latent_noise` is the largest standard deviation of the
-    Gaussian noise on standardised latents in training. `upsampler_channels` has one entry per doubling of resolution.
+    `encoder_config` holds the fields of a `transformers.DINOv3ViTConfig`. `texture_taps` are hidden-state indices of
+    the encoder (0 = patch embedding, i = output of layer i) that the texture head reads. `freeze_encoder` keeps the
+    encoder in eval mode without gradients whatever `.train()` says; `freeze_semantic` does the same to the semantic
+    projection, which then keeps its PCA start (`fit_semantic_projection`). `latent_noise` is the largest standard
+    deviation of the Gaussian noise on standardised latents in training. `upsampler_channels` has one entry per
+    doubling of resolution.
     """
 
     model_type = "omni123_image_vae"
@@ -100,12 +101,14 @@ class Omni123ImageVAEConfig(PreTrainedConfig):
         encoder = self.encoder()
         if not isinstance(encoder.patch_size, int) or encoder.patch_size != 2 ** len(self.upsampler_channels):
             raise ValueError(
-                f"upsampler_channels {self.upsampler_channels} double the resolution {len(self.upsampler_channels)} times, "
+                f"upsampler_channels {self.upsampler_channels} double the resolution "
+                f"{len(self.upsampler_channels)} times, "
                 f"but the encoder's patch size is {encoder.patch_size}: give log2(patch size) entries."
             )
         if not self.texture_taps or not all(0 <= tap < encoder.num_hidden_layers for tap in self.texture_taps):
             raise ValueError(
-                f"texture_taps {self.texture_taps} must name hidden states 0..{encoder.num_hidden_layers - 1} of the encoder."
+                f"texture_taps {self.texture_taps} must name hidden states 0..{encoder.num_hidden_layers - 1} "
+                f"of the encoder."
             )
         if self.decoder_hidden_size % (4 * self.num_decoder_heads):
             raise ValueError(

@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..errors import Omni123Error
+
 
 @strict
 class Omni123ShapeTokenizerConfig(PreTrainedConfig):
@@ -40,20 +42,21 @@ class Omni123ShapeTokenizerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.encoder_cross_attention_layers = list(self.encoder_cross_attention_layers)
+        self.check_sizes()
         super().__post_init__(**kwargs)
 
-    def validate_sizes(self):
-        """Raises `ValueError` when sizes cannot form a model."""
+    def check_sizes(self) -> None:
+        """Raises `Omni123Error` when sizes cannot form a model (the base class would wrap it when called `validate_…`)."""
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
+            raise Omni123Error(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
             )
         if self.vq_assignment not in ("optimal_transport", "nearest"):
-            raise ValueError(f"vq_assignment is {self.vq_assignment!r}: use 'optimal_transport' or 'nearest'.")
+            raise Omni123Error(f"vq_assignment is {self.vq_assignment!r}: use 'optimal_transport' or 'nearest'.")
         if 0 not in self.encoder_cross_attention_layers:
-            raise ValueError("encoder_cross_attention_layers must contain 0: the first layer reads the points.")
+            raise Omni123Error("encoder_cross_attention_layers must contain 0: the first layer reads the points.")
         if max(self.encoder_cross_attention_layers) >= self.num_encoder_layers:
-            raise ValueError(
+            raise Omni123Error(
                 f"encoder_cross_attention_layers {self.encoder_cross_attention_layers} name a layer beyond "
                 f"num_encoder_layers {self.num_encoder_layers}."
             )
@@ -73,6 +76,7 @@ class Omni123ShapeTokenizerConfig(PreTrainedConfig):
             num_attention_heads=4,
             num_encoder_layers=4,
             encoder_cross_attention_layers=[0, 2],
-            num_decoder_layers=4,
+            num_decoder_layers=3,
+            mlp_ratio=2.0,
             num_frequencies=32,
         )

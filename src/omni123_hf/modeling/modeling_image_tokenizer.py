@@ -1,10 +1,10 @@
 """The image tokenizer: the VAE's 2D latent to a 1D sequence of discrete tokens and back (paper §4.3 stage II).
 
-Choices, after GigaTok: encoder queries are average pools of the latent at doubling resolutions, coarse to fine; layers are
-pre-norm DETR decoder layers (self-attention, cross-attention, MLP) in which positions are added to queries and keys only,
-again in every layer; decoder queries are copies of 1D token 0 that differ by their 2D position. Nothing is causal: the
-order that the language model learns comes from the pooling. 2D positions are sine features of normalised coordinates with a
-learned projection, so that 256² and 512² images share weights and token meaning.
+Choices, after GigaTok: encoder queries are average pools of the latent at doubling resolutions, coarse to fine; layers
+are pre-norm DETR decoder layers (self-attention, cross-attention, MLP) in which positions are added to queries and
+keys only, again in every layer; decoder queries are copies of 1D token 0 that differ by their 2D position. Nothing is
+causal: the order that the language model learns comes from the pooling. 2D positions are sine features of normalised
+coordinates with a learned projection, so that 256² and 512² images share weights and token meaning.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .quantization_image import CosineVectorQuantizer
 
 @dataclass
 class Omni123ImageTokenizerOutput(ModelOutput):
-    """`loss` (weighted sum), its parts, `reconstruction (B, D, h, w)` and `indices (B, N)` (None in quantiser warm-up)."""
+    """`loss` (weighted sum), its parts, `reconstruction (B, D, h, w)`, `indices (B, N)` (None in warm-up)."""
 
     loss: torch.Tensor | None = None
     feature_loss: torch.Tensor | None = None
@@ -63,8 +63,9 @@ class GridPosition(nn.Module):
 
     def forward(self, grid: tuple[int, int]) -> torch.Tensor:
         centres = patch_centres(grid, self.proj.weight.device)
-        # Linear frequencies up to half a turn per cell of a grid with `2 * num_frequencies` cells: one cell to the next
-        # differs clearly, and there is no aliasing on the grids in use (8 for the mini's 8 x 8 cells, 32 for 32 x 32).
+        # Linear frequencies up to half a turn per cell of a grid with `2 * num_frequencies` cells: one cell to the
+        # next differs clearly, and there is no aliasing on the grids in use (8 for 8 x 8 cells,
+        # 32 for 32 x 32).
         turns = torch.arange(1, self.num_frequencies + 1, device=centres.device) * (torch.pi / 2)
         angles = (centres[:, :, None] * turns).flatten(1)
         return self.proj(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.proj.weight.dtype))
@@ -204,7 +205,8 @@ class Omni123ImageTokenizer(PreTrainedModel):
         finest = level_grids(count)[-1]
         if finest[0] > grid[0] or finest[1] > grid[1]:
             raise ValueError(
-                f"{count} tokens pool down to {finest} cells, but the latent has {grid}: use fewer tokens or a larger image."
+                f"{count} tokens pool down to {finest} cells, but the latent has {grid}: use fewer tokens or a "
+                f"larger image."
             )
         memory = self.latent_proj(self.latent_norm(latent.to(self.dtype).flatten(2).transpose(1, 2)))
         queries = self.query_proj(multi_level_pool(memory.transpose(1, 2).unflatten(-1, grid), count))

@@ -1,9 +1,9 @@
 """The image VAE: pixels to a semantic + texture latent and back (paper §4.3 stage I, after DINO-Tok).
 
-Choices: a DINOv3 ViT encodes; its normed last layer, projected, gives the semantic channels, early hidden states give the
-texture channels; latents leave `encode()` standardised per channel; the decoder is a small transformer with axial rotary
-positions on normalised coordinates (any grid works) followed by a convolutional upsampler without attention. It is
-deterministic: noise on the latent in training takes the place of a KL term (the paper states none).
+Choices: a DINOv3 ViT encodes; its normed last layer, projected, gives the semantic channels, early hidden states give
+the texture channels; latents leave `encode()` standardised per channel; the decoder is a small transformer with axial
+rotary positions on normalised coordinates (any grid works) followed by a convolutional upsampler without attention. It
+is deterministic: noise on the latent in training takes the place of a KL term (the paper states none).
 """
 
 import math
@@ -23,7 +23,7 @@ from .configuration_image_vae import Omni123ImageVAEConfig
 
 @dataclass
 class Omni123ImageVAEOutput(ModelOutput):
-    """`loss` (weighted sum), its parts, `reconstruction (B, 3, H, W)` in [-1, 1] (not clamped), `latent (B, D, h, w)`."""
+    """`loss` (weighted sum), its parts, `reconstruction (B, 3, H, W)` (not clamped), `latent (B, D, h, w)`."""
 
     loss: torch.Tensor | None = None
     pixel_loss: torch.Tensor | None = None
@@ -39,7 +39,7 @@ def patch_centres(grid: tuple[int, int], device: torch.device | None = None) -> 
 
 
 def axial_rotary_table(grid: tuple[int, int], head_dim: int, device: torch.device, base: float = 100.0):
-    """`(cos, sin)`, each `(h*w, head_dim/2)`: a quarter of the head's pairs turns with y, a quarter with x (as DINOv3)."""
+    """`(cos, sin)`, each `(h*w, head_dim/2)`: half of the head's pairs turn with y, half with x (as DINOv3)."""
     # Computed on the fly: a non-persistent buffer would hold garbage after a meta-device load.
     frequencies = base ** (-torch.arange(head_dim // 4, device=device, dtype=torch.float32) * 4 / head_dim)
     angles = 2 * math.pi * (patch_centres(grid, device)[:, :, None] * frequencies).flatten(1)
@@ -178,8 +178,8 @@ class ImageVAEDecoder(nn.Module):
 def _accept_published_encoder_names(module: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str, *_) -> None:
     """Renames `encoder.layer.*` to the encoder's own `encoder.model.layer.*` where transformers nests it.
 
-    `save_pretrained` writes DINOv3's published names and `from_pretrained` translates them back, but a resuming Trainer
-    calls `load_state_dict`, which does not: without this it would go on with a random encoder and only warn.
+    `save_pretrained` writes DINOv3's published names and `from_pretrained` translates them back, but a resuming
+    Trainer calls `load_state_dict`, which does not: without this it would go on with a random encoder and only warn.
     """
     if not hasattr(module.encoder, "model"):
         return
@@ -189,7 +189,7 @@ def _accept_published_encoder_names(module: nn.Module, state_dict: dict[str, tor
 
 
 class Omni123ImageVAE(PreTrainedModel):
-    """DINOv3 encoder with semantic and texture heads, and a pixel decoder. `encode` and `decode` are the public doors."""
+    """DINOv3 encoder with semantic and texture heads, and a pixel decoder: `encode` and `decode`."""
 
     config: Omni123ImageVAEConfig
     config_class = Omni123ImageVAEConfig
@@ -247,7 +247,7 @@ class Omni123ImageVAE(PreTrainedModel):
             self.semantic_proj.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Omni123ImageVAE":
-        """As `nn.Module.train`, but a frozen encoder stays in eval: in train mode DINOv3 rescales positions at random."""
+        """As `nn.Module.train`, but a frozen encoder stays in eval: in train mode DINOv3 jitters positions."""
         super().train(mode)
         self._freeze()
         return self
@@ -258,7 +258,8 @@ class Omni123ImageVAE(PreTrainedModel):
             raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give (B, 3, H, W) in [-1, 1].")
         if pixel_values.shape[2] % patch or pixel_values.shape[3] % patch:
             raise ValueError(
-                f"The image size {tuple(pixel_values.shape[2:])} is not a multiple of the patch size {patch}: resize first."
+                f"The image size {tuple(pixel_values.shape[2:])} is not a multiple of the patch size {patch}: "
+                f"resize first."
             )
 
     def _encoder_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -288,7 +289,8 @@ class Omni123ImageVAE(PreTrainedModel):
         """Pixels `(B, 3, h*p, w*p)`, nominally in [-1, 1] and not clamped, of a standardised latent `(B, D, h, w)`."""
         if latent.ndim != 4 or latent.shape[1] != self.config.latent_dim:
             raise ValueError(
-                f"latent has shape {tuple(latent.shape)}: give (B, {self.config.latent_dim}, h, w) as encode() returns it."
+                f"latent has shape {tuple(latent.shape)}: give (B, {self.config.latent_dim}, h, w) as encode() "
+                f"returns it."
             )
         return self.decoder(latent.to(self.dtype))
 
@@ -317,7 +319,7 @@ class Omni123ImageVAE(PreTrainedModel):
 
     @torch.no_grad()
     def fit_semantic_projection(self, batches: Iterable[torch.Tensor]) -> None:
-        """Starts the semantic projection at the leading principal components of the encoder's last layer (DINO-Tok)."""
+        """Starts the semantic projection at the leading principal components of the encoder's last layer."""
         moments = _Moments()
         for pixel_values in batches:
             moments.add(self._encoder_features(pixel_values)[0].flatten(0, 1))

@@ -256,7 +256,9 @@ class Omni123ShapeTokenizer(PreTrainedModel):
         if not (torch.isfinite(points).all() and torch.isfinite(normals).all()):
             raise ValueError("points or normals contain NaN or infinity: clean the mesh before sampling it.")
         if points.abs().max() > 1.05:
-            raise ValueError("points lie outside the box ±1.05: normalise the mesh first (longest side 1.92, centred).")
+            raise ValueError(
+                "points lie outside the box ±1.05: normalise the mesh first (longest side 1.92, centred)."
+            )
 
     def encode_latents(self, points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
         """Continuous latents `(B, num_latents, hidden)` of surface points and unit normals `(B, N, 3)`."""

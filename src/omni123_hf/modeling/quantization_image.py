@@ -32,7 +32,7 @@ def code_statistics(indices: torch.Tensor, num_codes: int) -> dict[str, float]:
 def spherical_kmeans(
     points: torch.Tensor, count: int, iterations: int, generator: torch.Generator | None = None, chunk: int = 8192
 ) -> torch.Tensor:
-    """`count` unit centres `(count, D)` of unit `points (N, D)`: random points, then Lloyd steps; empty cells stay put."""
+    """`count` unit centres `(count, D)` of unit `points (N, D)`: random points, then Lloyd steps."""
     if len(points) >= count:
         chosen = torch.randperm(len(points), generator=generator, device=points.device)[:count]
         centres = points[chosen].clone()
@@ -96,7 +96,7 @@ class CosineVectorQuantizer(nn.Module):
         return F.normalize(self.codebook.float(), dim=-1)
 
     def nearest(self, tokens: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Index of the nearest unit code of `tokens (N, code_dim)`; at most `chunk` rows of cosines exist at a time."""
+        """Index of the nearest unit code of `tokens (N, code_dim)`; holds `chunk` rows of cosines at a time."""
         return torch.cat([(part @ codes.t()).argmax(-1) for part in tokens.split(self.chunk)])
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class CosineVectorQuantizer(nn.Module):
             unit = F.normalize(tokens.float(), dim=-1)
             flat = unit.flatten(0, -2)
             if self.training and not self._ready(flat.detach()):
-                # Zero, but tied to the code book: parallel training wants a gradient for every parameter in every step.
+                # Zero, but tied to the code book: parallel training wants a gradient for every parameter.
                 return QuantizerOutput(unit.to(tokens.dtype), self.codebook.sum() * 0.0, None)
             codes = self.codes()
             with torch.no_grad():
@@ -136,7 +136,7 @@ class CosineVectorQuantizer(nn.Module):
             return QuantizerOutput(passed.view(unit.shape).to(tokens.dtype), loss, indices.view(unit.shape[:-1]))
 
     def _entropy_loss(self, flat: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Mean entropy of a token's soft assignment minus entropy of the mean assignment, on a subset of the tokens."""
+        """Mean entropy of a token's soft assignment minus entropy of the mean assignment, on some of the tokens."""
         if len(flat) > self.entropy_tokens:
             flat = flat[torch.randperm(len(flat), device=flat.device)[: self.entropy_tokens]]
         # For unit vectors -|z - e|² is 2 cos - 2; softmax does not see the constant.
@@ -147,7 +147,7 @@ class CosineVectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _ready(self, flat: torch.Tensor) -> bool:
-        """Counts warm-up steps; at their end starts the code book from the last tokens. False while still in warm-up."""
+        """Counts warm-up steps; at their end starts the code book from the last tokens. False in warm-up."""
         if bool(self.started):
             return True
         self.step += 1
@@ -179,6 +179,6 @@ class CosineVectorQuantizer(nn.Module):
         self._same_on_all_ranks()
 
     def _same_on_all_ranks(self) -> None:
-        """Copies rank 0's code book: parallel training keeps parameters equal only as long as they move by gradients."""
+        """Copies rank 0's code book: parallel training equalises gradients, and these writes are none."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast(self.codebook.data, 0)

@@ -73,7 +73,8 @@ class TaskSampler:
     def __call__(self, rng: np.random.Generator, k: int) -> dict[str, Any]:
         task = get_task(self.batch_choice(k, TASK_STREAM, self.tasks))
         level = self.batch_choice(k, CAPTION_STREAM, self.levels)
-        index = int(self.indices[min(np.searchsorted(self.weights, rng.random()), len(self.indices) - 1)])
+        row = min(int(np.searchsorted(self.weights, rng.random())), len(self.indices) - 1)
+        index = int(self.indices[row])
         return self.sample(task, level, index, rng)
 
     def sample(self, task: Task, level: str, index: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -83,8 +84,14 @@ class TaskSampler:
         parts: dict[str, np.ndarray] = {}
         for segment in task.segments:
             if segment.kind == "view":
-                raise Omni123Error(f"task {task.name!r} needs posed views: this stage trains tasks without view tokens.")
-            source = self.tokens.shape_tokens[index] if segment.kind == "shape" else self.tokens.image_tokens[index, self.view]
+                raise Omni123Error(
+                    f"task {task.name!r} needs posed views: this stage trains tasks without view tokens."
+                )
+            source = (
+                self.tokens.shape_tokens[index]
+                if segment.kind == "shape"
+                else self.tokens.image_tokens[index, self.view]
+            )
             parts[segment.name] = np.asarray(source)
         null_text, drop_prefix = task.draw_dropout(rng) if self.dropout else (False, False)
         caption = texts[int(rng.integers(len(texts)))]
@@ -94,7 +101,9 @@ class TaskSampler:
 class TaskCollator:
     """Samples of one task to model inputs; the sequence comes from the task's declaration."""
 
-    def __init__(self, config: Omni123Config, tokenizer: PreTrainedTokenizerBase, tokenizer_2: PreTrainedTokenizerBase):
+    def __init__(
+        self, config: Omni123Config, tokenizer: PreTrainedTokenizerBase, tokenizer_2: PreTrainedTokenizerBase
+    ):
         self.config, self.tokenizer, self.tokenizer_2 = config, tokenizer, tokenizer_2
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -124,6 +133,8 @@ class TaskCollator:
 class Omni123Trainer(Trainer):
     """Logs the loss of every task and modality; validates on held-in objects without dropout."""
 
+    model: TextConditionedOmni123
+
     def __init__(self, *args, validation_batches: list[dict[str, Any]], **kwargs):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
@@ -151,7 +162,9 @@ class Omni123Trainer(Trainer):
         self.model.eval()
         losses: dict[str, list[float]] = {}
         for batch in self.validation_batches:
-            inputs = {key: value.to(self.args.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+            inputs = {
+                key: value.to(self.args.device) if torch.is_tensor(value) else value for key, value in batch.items()
+            }
             name = inputs.pop("task_name")
             losses.setdefault(f"eval_loss_{name}", []).append(float(self.model(**inputs).loss))
         self.model.train()
@@ -162,7 +175,9 @@ class Omni123Trainer(Trainer):
         return metrics
 
 
-def validation_batches(sampler: TaskSampler, collator: TaskCollator, batches: int, batch_size: int) -> list[dict[str, Any]]:
+def validation_batches(
+    sampler: TaskSampler, collator: TaskCollator, batches: int, batch_size: int
+) -> list[dict[str, Any]]:
     """`batches` fixed batches of every task: medium captions, no dropout."""
     result = []
     for task_name in sampler.tasks:

@@ -1,7 +1,7 @@
 """Stage `image-tokenizer`: a discrete 1D bottleneck inside the frozen image VAE (paper §4.3 stage II).
 
-The paper's loss compares features only. `options.pixel_loss_weight` adds the squared and absolute error of the pixels that
-the frozen decoder makes of the reconstructed features; 0 is the paper, the mini recipe uses it (a documented deviation).
+The paper's loss compares features only. `options.pixel_loss_weight` (0 unless set, a deviation) adds the squared and
+absolute error of the pixels that the frozen decoder makes of the reconstructed features.
 """
 
 from pathlib import Path
@@ -106,7 +106,8 @@ def train(recipe: Recipe) -> dict[str, float]:
         model = Omni123ImageTokenizer(build_config(Omni123ImageTokenizerConfig, fields))
     if model.config.latent_dim != vae.config.latent_dim:
         raise ValueError(
-            f"the image tokenizer reads {model.config.latent_dim} channels, the image VAE writes {vae.config.latent_dim}: "
+            f"the image tokenizer reads {model.config.latent_dim} channels, the image VAE writes "
+            f"{vae.config.latent_dim}: "
             "they do not belong together."
         )
     held_in = np.random.default_rng(recipe.seed).permutation(store.indices("validation"))[

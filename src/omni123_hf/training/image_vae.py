@@ -1,7 +1,7 @@
 """Stage `image-vae`: pixels to a standardised semantic + texture latent and back (paper §4.3 stage I).
 
-The loss is the model's own (L1, at mini scale also squared error and edges) plus an injected perceptual term. There is no
-adversarial term: it needs a second optimiser.
+The loss is the model's own (L1, at mini scale also squared error and edges) plus an injected perceptual term. There is
+no adversarial term: it needs a second optimiser.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,8 @@ def view_dataset(store: AssetStore, options: dict, length: int, seed: int) -> Co
 def check_image_size(store: AssetStore, patch_size: int) -> None:
     if store.sizes.view_size % patch_size:
         raise ValueError(
-            f"the data set's views are {store.sizes.view_size} pixels wide, no multiple of the patch size {patch_size}: "
+            f"the data set's views are {store.sizes.view_size} pixels wide, no multiple of the patch size "
+            f"{patch_size}: "
             "prepare the data at another view size."
         )
 

@@ -7,6 +7,7 @@ import torch
 from transformers import Trainer
 
 from ..data.store import AssetStore
+from ..modeling.anchored_initialization import initialize_anchored
 from ..modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from .recipe import Recipe, build_config
@@ -42,9 +43,7 @@ def reconstruction_metrics(
     half = store.sizes.queries // 2
     for start in range(0, len(indices), batch):
         rows = indices[start : start + batch]
-        drawn = stack(
-            [draw_shape(store, int(i), np.random.default_rng((seed, int(i))), points, 2, 0.5) for i in rows]
-        )
+        drawn = stack([draw_shape(store, int(i), np.random.default_rng((seed, int(i))), points, 2, 0.5) for i in rows])
         device = model.device
         tokens = model.encode(drawn["points"].to(device), drawn["normals"].to(device))
         used.update(tokens.flatten().tolist())
@@ -67,6 +66,8 @@ def reconstruction_metrics(
 
 class ShapeTokenizerTrainer(Trainer):
     """Starts the code book from data after a warm-up without quantisation; validates by IoU through nearest codes."""
+
+    model: Omni123ShapeTokenizer
 
     def __init__(self, *args, vq_warmup_steps: int, validate, **kwargs):
         super().__init__(*args, **kwargs)
@@ -129,6 +130,7 @@ def train(recipe: Recipe) -> dict[str, float]:
         "real_share": 0.5,
         "vq_warmup_steps": 300,
         "validation_assets": 96,
+        "anchored_initialization": False,
         **recipe.options,
     }
     torch.manual_seed(recipe.seed)
@@ -139,6 +141,8 @@ def train(recipe: Recipe) -> dict[str, float]:
         options["vq_warmup_steps"] = 0
     else:
         model = Omni123ShapeTokenizer(build_config(Omni123ShapeTokenizerConfig, recipe.model))
+        if options["anchored_initialization"]:
+            initialize_anchored(model)
     model.float()
     indices = store.indices("train")
     weights = source_weights(store, indices, options["real_share"])

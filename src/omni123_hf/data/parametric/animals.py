@@ -46,7 +46,10 @@ def fish(a: Any) -> list[PartSpec]:
     mid = 0.5
     body = ball(1, 0, mid, 0, (rx, ry, half), 18)
     if a.mouth == "open":
-        body = body - hull([(sx, mid - 0.05, half * 0.72) for sx in (-1, 1)] + [(sx, mid - 0.05 + dy, half + 0.1) for sx in (-1, 1) for dy in (-0.16, 0.16)])
+        body = body - hull(
+            [(sx, mid - 0.05, half * 0.72) for sx in (-1, 1)]
+            + [(sx, mid - 0.05 + dy, half + 0.1) for sx in (-1, 1) for dy in (-0.16, 0.16)]
+        )
         parts: list[PartSpec] = [("body", body, a.color)]
     else:
         parts = [("body", [body, rod((0, mid, half * 0.8), (0, mid, half + 0.12), 0.15, 0.13, 12)], a.color)]
@@ -56,16 +59,42 @@ def fish(a: Any) -> list[PartSpec]:
     elif a.tail == "triangular":
         tail = side_prism([(z + 0.2, mid), (z - s * 0.8, mid + s * 0.6), (z - s * 0.8, mid - s * 0.6)], 0.13)
     else:
-        tail = side_prism([(z + 0.25, mid), (z - s * 0.9, mid + s * 0.75), (z - s * 0.35, mid), (z - s * 0.9, mid - s * 0.75)], 0.13)
+        tail = side_prism(
+            [(z + 0.25, mid), (z - s * 0.9, mid + s * 0.75), (z - s * 0.35, mid), (z - s * 0.9, mid - s * 0.75)], 0.13
+        )
     parts.append(("tail", tail, a.tail_color))
     if a.top_fin:
-        parts.append(("top fin", side_prism([(half * 0.35, mid + ry * 0.75), (-half * 0.55, mid + ry * 0.6), (-half * 0.45, mid + ry + 0.3)], 0.13), a.tail_color))
+        parts.append(
+            (
+                "top fin",
+                side_prism(
+                    [(half * 0.35, mid + ry * 0.75), (-half * 0.55, mid + ry * 0.6), (-half * 0.45, mid + ry + 0.3)],
+                    0.13,
+                ),
+                a.tail_color,
+            )
+        )
     if a.belly_fin:
-        parts.append(("belly fin", side_prism([(half * 0.2, mid - ry * 0.8), (-half * 0.25, mid - ry - 0.26), (-half * 0.45, mid - ry * 0.7)], 0.13), a.tail_color))
+        parts.append(
+            (
+                "belly fin",
+                side_prism(
+                    [(half * 0.2, mid - ry * 0.8), (-half * 0.25, mid - ry - 0.26), (-half * 0.45, mid - ry * 0.7)],
+                    0.13,
+                ),
+                a.tail_color,
+            )
+        )
     if a.side_fins == "round":
         parts.append(("side fins", both(ball(1, rx + 0.12, mid - 0.1, 0.05, (0.22, 0.08, 0.2), 12)), a.tail_color))
     elif a.side_fins == "pointed":
-        parts.append(("side fins", both(plate([(rx * 0.7, 0.2), (rx * 0.7, -0.1), (rx + 0.42, -0.3)], 0.12, mid - 0.14)), a.tail_color))
+        parts.append(
+            (
+                "side fins",
+                both(plate([(rx * 0.7, 0.2), (rx * 0.7, -0.1), (rx + 0.42, -0.3)], 0.12, mid - 0.14)),
+                a.tail_color,
+            )
+        )
     parts.append(eyes(a.color, 0.1, rx * 0.72, mid + ry * 0.3, half * 0.55))
     return parts
 
@@ -91,11 +120,24 @@ def bird(a: Any) -> list[PartSpec]:
     r, base = a.belly, a.legs + (0.1 if a.branch else 0.0)
     mid = base + r * 0.85
     head_y, head_z, hr = mid + r * 0.6 + a.neck + 0.14, r * 0.9, 0.26
-    body = [ball(1, 0, mid, 0, (r, r * 0.92, r * 1.35), 16), rod((0, mid, r * 0.5), (0, head_y, head_z), 0.2, 0.17, 12)]
+    body = [
+        ball(1, 0, mid, 0, (r, r * 0.92, r * 1.35), 16),
+        rod((0, mid, r * 0.5), (0, head_y, head_z), 0.2, 0.17, 12),
+    ]
     parts: list[PartSpec] = [("body", body, a.color), ("head", ball(hr, 0, head_y, head_z, n=14), a.color)]
-    parts.append(("beak", rod((0, head_y, head_z + 0.14), (0, head_y - 0.04, head_z + 0.24 + a.beak), 0.12, 0.02, 10), a.beak_color))
+    parts.append(
+        (
+            "beak",
+            rod((0, head_y, head_z + 0.14), (0, head_y - 0.04, head_z + 0.24 + a.beak), 0.12, 0.02, 10),
+            a.beak_color,
+        )
+    )
     if a.wings == "spread":
-        wing = plate([(r * 0.5, r * 0.55), (r + 0.75, 0.1), (r + 0.7, -0.3), (r * 0.5, -r * 0.75)], 0.12, 0).rotate((0, 0, 14)).translate((0, mid, 0))
+        wing = (
+            plate([(r * 0.5, r * 0.55), (r + 0.75, 0.1), (r + 0.7, -0.3), (r * 0.5, -r * 0.75)], 0.12, 0)
+            .rotate((0, 0, 14))
+            .translate((0, mid, 0))
+        )
     else:
         wing = ball(1, r * 0.92, mid + 0.04, -0.1, (0.11, r * 0.55, r * 1.1), 12)
     parts.append(("wings", both(wing), a.wings_color))
@@ -112,7 +154,21 @@ def bird(a: Any) -> list[PartSpec]:
     if a.branch:
         parts.append(("branch", rod((-0.75, 0.08, 0.05), (0.75, 0.14, 0.05), 0.1, n=10), "brown"))
     if a.crest:
-        parts.append(("head crest", side_prism([(head_z + 0.1, head_y + 0.18), (head_z - 0.22, head_y + 0.1), (head_z - 0.2, head_y + 0.46), (head_z - 0.02, head_y + 0.3)], 0.13), a.wings_color))
+        parts.append(
+            (
+                "head crest",
+                side_prism(
+                    [
+                        (head_z + 0.1, head_y + 0.18),
+                        (head_z - 0.22, head_y + 0.1),
+                        (head_z - 0.2, head_y + 0.46),
+                        (head_z - 0.02, head_y + 0.3),
+                    ],
+                    0.13,
+                ),
+                a.wings_color,
+            )
+        )
     parts.append(eyes(a.color, 0.07, hr * 0.8, head_y + 0.08, head_z + hr * 0.5))
     return parts
 
@@ -144,9 +200,22 @@ def dog(a: Any) -> list[PartSpec]:
     parts: list[PartSpec] = [("body", body, a.color), ("head", head, a.color)]
     legs = [rod((s * r * 0.6, 0, z), (s * r * 0.6, mid, z), 0.095, n=10) for s in (-1, 1) for z in (-half, half)]
     parts.append(("legs", legs, a.color))
-    parts.append(("nose", ball(0.09, 0, head_y - 0.05, head_z + 0.24 + a.snout, n=8), "black" if a.color != "black" else "white"))
+    parts.append(
+        (
+            "nose",
+            ball(0.09, 0, head_y - 0.05, head_z + 0.24 + a.snout, n=8),
+            "black" if a.color != "black" else "white",
+        )
+    )
     if a.ears == "pointed":
-        ear = hull([(0.06, head_y + 0.18, head_z), (0.26, head_y + 0.14, head_z + 0.06), (0.26, head_y + 0.14, head_z - 0.1), (0.2, head_y + 0.5, head_z - 0.04)])
+        ear = hull(
+            [
+                (0.06, head_y + 0.18, head_z),
+                (0.26, head_y + 0.14, head_z + 0.06),
+                (0.26, head_y + 0.14, head_z - 0.1),
+                (0.2, head_y + 0.5, head_z - 0.04),
+            ]
+        )
     else:
         ear = box(0.12, 0.42, 0.22, 0.28, head_y - 0.22, head_z - 0.04)
     parts.append(("ears", both(ear), a.ears_color))
@@ -155,7 +224,9 @@ def dog(a: Any) -> list[PartSpec]:
     if a.collar:
         middle, way = (0.0, (mid + head_y) / 2 + 0.02, half + 0.12), (0.0, head_y - mid, 0.29)
         q, p = (tuple(m + s * 0.2 * d for m, d in zip(middle, way, strict=True)) for s in (1, -1))
-        parts.append(("collar", rod((p[0], p[1], p[2]), (q[0], q[1], q[2]), max(0.26, r * 0.85), n=16), a.collar_color))
+        parts.append(
+            ("collar", rod((p[0], p[1], p[2]), (q[0], q[1], q[2]), max(0.26, r * 0.85), n=16), a.collar_color)
+        )
     if a.hat:
         parts.append(("party hat", cyl(0.2, 0.46, 0, head_y + 0.2, head_z, top=0.03, n=14), "red"))
     parts.append(eyes(a.color, 0.065, 0.13, head_y + 0.1, head_z + 0.23))

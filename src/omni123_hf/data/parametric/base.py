@@ -59,7 +59,7 @@ class Attribute:
             raise Omni123Error(f"attribute {self.name!r} of {category!r} cannot be {value!r}; use {allowed}")
 
     def size_class(self, value: float) -> str:
-        """"low"/"tall" style word for the outer thirds of the range, "" for the middle third."""
+        """ "low"/"tall" style word for the outer thirds of the range, "" for the middle third."""
         low, high = self.values
         position = (value - low) / (high - low)
         return self.words[0] if position < 1 / 3 else self.words[1] if position > 2 / 3 else ""
@@ -187,7 +187,9 @@ class Part:
     def mesh(self) -> trimesh.Trimesh:
         """The part as a mesh with face colours."""
         mesh = solid_to_mesh(self.solid)
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, face_colors=np.tile((*rgb(self.color), 255), (len(mesh.faces), 1)))
+        mesh.visual = trimesh.visual.ColorVisuals(
+            mesh, face_colors=np.tile((*rgb(self.color), 255), (len(mesh.faces), 1))
+        )
         return mesh
 
 
@@ -233,6 +235,8 @@ def build_object(program: Program) -> ParametricObject:
     for name, solids, color_name in kind.builder(SimpleNamespace(**program.attributes)):
         solid = Manifold.batch_boolean(solids, OpType.Add) if isinstance(solids, list) else solids
         if solid.is_empty() or color_name not in PALETTE:
-            raise Omni123Error(f"part {name!r} of {program.category!r} is empty or has no palette colour: {color_name!r}")
+            raise Omni123Error(
+                f"part {name!r} of {program.category!r} is empty or has no palette colour: {color_name!r}"
+            )
         parts.append(Part(name, solid.as_original(), color_name))
     return ParametricObject(program, parts)

@@ -69,18 +69,37 @@ def house(a: Any) -> list[PartSpec]:
     side = w / 2 - 0.3 if w > 1.3 else w / 2 - 0.22
     columns = [side] if a.windows == 2 else [side * 0.55 + 0.12, side + 0.08]
     size_w = 0.26 if a.windows == 2 else 0.2
-    glass = [box(size_w, 0.3, 0.14, s * x, 0.28 + 0.75 * f, d / 2) for f in range(a.floors) for x in columns for s in (-1, 1)]
+    glass = [
+        box(size_w, 0.3, 0.14, s * x, 0.28 + 0.75 * f, d / 2)
+        for f in range(a.floors)
+        for x in columns
+        for s in (-1, 1)
+    ]
     parts.append(("front windows", glass, "blue" if a.color != "blue" else "white"))
     if a.chimney:
         parts.append(("chimney", box(0.22, rise + 0.42, 0.22, w * 0.28, h - 0.05, -0.2), "brown"))
     if a.porch == "porch":
-        porch = [box(0.85, 0.1, 0.5, 0, 0.56, d / 2 + 0.23), *both(box(0.1, 0.6, 0.1, 0.35, 0, d / 2 + 0.4)), box(0.85, 0.08, 0.5, 0, 0, d / 2 + 0.23)]
+        porch = [
+            box(0.85, 0.1, 0.5, 0, 0.56, d / 2 + 0.23),
+            *both(box(0.1, 0.6, 0.1, 0.35, 0, d / 2 + 0.4)),
+            box(0.85, 0.08, 0.5, 0, 0, d / 2 + 0.23),
+        ]
         parts.append(("porch", porch, "wooden"))
     elif a.porch == "steps":
-        parts.append(("steps", [box(0.6, 0.18, 0.25, 0, 0, d / 2 + 0.1), box(0.6, 0.09, 0.5, 0, 0, d / 2 + 0.2)], "gray"))
+        parts.append(
+            ("steps", [box(0.6, 0.18, 0.25, 0, 0, d / 2 + 0.1), box(0.6, 0.09, 0.5, 0, 0, d / 2 + 0.2)], "gray")
+        )
     if a.garage:
-        parts += [("garage", [box(0.75, 0.6, 0.95, w / 2 + 0.33, 0, -0.05), box(0.87, 0.1, 1.07, w / 2 + 0.33, 0.58, -0.05)], a.color)]
-        parts.append(("garage door", box(0.52, 0.42, 0.14, w / 2 + 0.35, 0, 0.41), "white" if a.color != "white" else "gray"))
+        parts += [
+            (
+                "garage",
+                [box(0.75, 0.6, 0.95, w / 2 + 0.33, 0, -0.05), box(0.87, 0.1, 1.07, w / 2 + 0.33, 0.58, -0.05)],
+                a.color,
+            )
+        ]
+        parts.append(
+            ("garage door", box(0.52, 0.42, 0.14, w / 2 + 0.35, 0, 0.41), "white" if a.color != "white" else "gray")
+        )
     return parts
 
 
@@ -123,7 +142,9 @@ def tower(a: Any) -> list[PartSpec]:
     glass = [box(0.19, 0.26, span + 0.05 - w * 0.12 * (grow - 1) * t * 2, 0, h * t, (span + 0.05) / 2) for t in levels]
     parts.append(("windows", glass, "black"))
     if a.balcony:
-        parts.append(("balcony", plate(outline(a.shape, w * 1.2 + 0.36, w * 1.2 + 0.36, 20), 0.14, h * 0.64), a.top_color))
+        parts.append(
+            ("balcony", plate(outline(a.shape, w * 1.2 + 0.36, w * 1.2 + 0.36, 20), 0.14, h * 0.64), a.top_color)
+        )
     if a.base:
         parts.append(("wide base", plate(outline(a.shape, w * grow + 0.4, w * grow + 0.4, 20), 0.2), "gray"))
     return parts
@@ -156,19 +177,36 @@ def castle(a: Any) -> list[PartSpec]:
     for x, z in places:
         towers.append(cyl(r, th, x, 0, z, n=16) if a.tower_shape == "round" else box(2 * r, th, 2 * r, x, 0, z))
         if a.tower_roof == "pointed":
-            roofs.append(cyl(r + 0.1, 0.55, x, th - 0.02, z, top=0.03, n=16) if a.tower_shape == "round" else taper(0.64, 0.64, 0.06, 0.06, 0.55, x, th - 0.02, z))
+            roofs.append(
+                cyl(r + 0.1, 0.55, x, th - 0.02, z, top=0.03, n=16)
+                if a.tower_shape == "round"
+                else taper(0.64, 0.64, 0.06, 0.06, 0.55, x, th - 0.02, z)
+            )
         else:
-            roofs.append(cyl(r + 0.09, 0.16, x, th - 0.02, z, n=16) if a.tower_shape == "round" else box(0.64, 0.16, 0.64, x, th - 0.02, z))
+            roofs.append(
+                cyl(r + 0.09, 0.16, x, th - 0.02, z, n=16)
+                if a.tower_shape == "round"
+                else box(0.64, 0.16, 0.64, x, th - 0.02, z)
+            )
     parts += [("corner towers", towers, a.color), ("tower roofs", roofs, a.tower_roofs_color)]
     parts.append(("gate", box(0.34, h * 0.7, 0.3, 0, 0, d / 2 - 0.04), "brown"))
     if a.gatehouse:
         parts[-1] = ("gate", box(0.34, h * 0.7, 0.3, 0, 0, d / 2 + 0.08), "brown")
         house_h = h + 0.25
-        parts.append(("gatehouse", [box(0.62, house_h, 0.36, 0, 0, d / 2), *both(box(0.16, 0.16, 0.3, 0.22, house_h - 0.02, d / 2))], a.color))
+        parts.append(
+            (
+                "gatehouse",
+                [box(0.62, house_h, 0.36, 0, 0, d / 2), *both(box(0.16, 0.16, 0.3, 0.22, house_h - 0.02, d / 2))],
+                a.color,
+            )
+        )
     if a.keep != "none":
         kh = th + 0.25
         if a.keep == "square":
-            keep = [box(0.6, kh, 0.6, 0, 0.02, -0.15), *[m.translate((0, 0, -0.15)) for m in merlons(0.66, kh + 0.02, 0.16)]]
+            keep = [
+                box(0.6, kh, 0.6, 0, 0.02, -0.15),
+                *[m.translate((0, 0, -0.15)) for m in merlons(0.66, kh + 0.02, 0.16)],
+            ]
         else:
             keep = [cyl(0.32, kh, 0, 0.02, -0.15, n=18), cyl(0.4, 0.2, 0, kh, -0.15, n=18)]
         parts.append(("central keep", keep, a.color))
@@ -193,7 +231,10 @@ def castle(a: Any) -> list[PartSpec]:
 )
 def church(a: Any) -> list[PartSpec]:
     w, h, length = 0.95, 0.75, a.length
-    parts: list[PartSpec] = [("nave", box(w, h, length), a.color), ("roof", gable(w + 0.2, length + 0.1, a.roof_height, h - 0.03), a.roof_color)]
+    parts: list[PartSpec] = [
+        ("nave", box(w, h, length), a.color),
+        ("roof", gable(w + 0.2, length + 0.1, a.roof_height, h - 0.03), a.roof_color),
+    ]
     tw, th = 0.52, a.tower_height
     x, z = (0.0, length / 2 + 0.12) if a.tower == "front" else (w / 2 + 0.18, length / 2 - 0.4)
     parts.append(("bell tower", box(tw, th, tw, x, 0, z), a.color))
@@ -205,13 +246,26 @@ def church(a: Any) -> list[PartSpec]:
         spire, tip = ball(0.36, x, th - 0.02, z, (1, 1.2, 1), 18) ^ box(9, 9, 9, x, th - 0.03, z), th + 0.38
     parts.append(("spire", spire, a.roof_color))
     step = (length - 0.3) / a.windows
-    glass = [box(w + 0.12, 0.36, min(0.26, step * 0.6), 0, 0.22, wz) for wz in spread(a.windows, step * (a.windows - 1))]
+    glass = [
+        box(w + 0.12, 0.36, min(0.26, step * 0.6), 0, 0.22, wz) for wz in spread(a.windows, step * (a.windows - 1))
+    ]
     parts.append(("windows", glass, "blue"))
     parts.append(("door", box(0.27, 0.45, 0.16, 0, 0, length / 2 + (0.36 if a.tower == "front" else 0.0)), "brown"))
     if a.cross:
-        parts.append(("cross on top", [box(0.1, 0.42, 0.1, x, tip - 0.08, z), box(0.32, 0.1, 0.1, x, tip + 0.14, z)], "golden"))
+        parts.append(
+            ("cross on top", [box(0.1, 0.42, 0.1, x, tip - 0.08, z), box(0.32, 0.1, 0.1, x, tip + 0.14, z)], "golden")
+        )
     if a.apse:
-        parts.append(("round apse", [cyl(0.38, h * 0.8, 0, 0, -length / 2, n=18), cyl(0.42, 0.3, 0, h * 0.8 - 0.02, -length / 2, top=0.05, n=18)], a.color))
+        parts.append(
+            (
+                "round apse",
+                [
+                    cyl(0.38, h * 0.8, 0, 0, -length / 2, n=18),
+                    cyl(0.42, 0.3, 0, h * 0.8 - 0.02, -length / 2, top=0.05, n=18),
+                ],
+                a.color,
+            )
+        )
     return parts
 
 
@@ -249,7 +303,13 @@ def windmill(a: Any) -> list[PartSpec]:
     if a.balcony:
         parts.append(("balcony", plate(outline(a.shape, 1.2, 1.2, 20), 0.12, h * 0.36), "wooden"))
     if a.shed:
-        parts.append(("side shed", [box(0.6, 0.5, 0.6, 0.6, 0, -0.05), prism([(0.25, 0.48), (0.95, 0.48), (0.6, 0.78)], 0.7, -0.05)], a.color))
+        parts.append(
+            (
+                "side shed",
+                [box(0.6, 0.5, 0.6, 0.6, 0, -0.05), prism([(0.25, 0.48), (0.95, 0.48), (0.6, 0.78)], 0.7, -0.05)],
+                a.color,
+            )
+        )
     return parts
 
 
@@ -285,7 +345,9 @@ def bridge(a: Any) -> list[PartSpec]:
         body = body - hole
     parts: list[PartSpec] = [("deck", body, a.color)]
     if a.railings:
-        parts.append(("railings", [box(length, 0.2, 0.12, 0, h - 0.02, s * (d / 2 - 0.06)) for s in (-1, 1)], a.towers_color))
+        parts.append(
+            ("railings", [box(length, 0.2, 0.12, 0, h - 0.02, s * (d / 2 - 0.06)) for s in (-1, 1)], a.towers_color)
+        )
     if a.towers:
         frame = [box(0.17, h + 0.75, 0.17, length * 0.27, 0, s * (d / 2 + 0.02)) for s in (-1, 1)]
         frame.append(box(0.17, 0.15, d + 0.2, length * 0.27, h + 0.6))
@@ -297,5 +359,3 @@ def bridge(a: Any) -> list[PartSpec]:
             lights.append(ball(0.12, x, h + 0.45, d / 2 - 0.09, n=10))
         parts += [("lamp posts", posts, "black"), ("lights", lights, "yellow")]
     return parts
-
-

@@ -89,7 +89,9 @@ def describe(program: Program) -> Phrases:
     adjectives: list[tuple[int, str]] = []
     groups: dict[str, list[tuple[int, str]]] = {}
     gone: dict[str, str] = {}
-    optional = {v.noun for v in kind.attributes.values() if v.kind == "flag" or (v.kind == "choice" and "none" in v.values)}
+    optional = {
+        v.noun for v in kind.attributes.values() if v.kind == "flag" or (v.kind == "choice" and "none" in v.values)
+    }
     for name, attribute in kind.attributes.items():
         value = program.attributes[name]
         if is_absent(attribute, value):
@@ -128,7 +130,7 @@ def part_phrase(words: list[str], rng: np.random.Generator, keep: float = 0.75) 
 
 
 def join(items: list[str]) -> str:
-    """"a, b and c"."""
+    """ "a, b and c"."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
@@ -142,15 +144,15 @@ def short_caption(program: Program, phrases: Phrases, noun: str, form: str, rng:
     """One short caption in a given form; falls back to fewer words until it fits."""
     adjectives = phrases.adjectives
     part = phrases.parts[int(rng.integers(len(phrases.parts)))] if phrases.parts else None
-    for tell, short in ((1.0, False), (0.5, False), (0.5, True)):
+    for tell, short in ((1.0, False), (0.5, False), (0.5, True), (0.5, True)):
         values = {
             "n": noun,
             "a": " ".join(pick(adjectives, 2, rng)),
             "a1": " ".join(pick(adjectives, 1, rng)),
             "p": part_phrase(part, rng, tell) if part else "",
         }
-        if short:  # "table lamp with blue shade"
-            values["p"] = values["p"].removeprefix("a ").removeprefix("an ")
+        if short and part:  # "table lamp with blue shade"
+            values["p"] = " ".join([*pick(part[:-1], 1, rng), part[-1]])
         text = " ".join(form.format(**values).split())
         if part is None:
             text = text.removesuffix(" with")
@@ -228,10 +230,10 @@ def captions(program: Program, rng: np.random.Generator) -> dict[str, list[str]]
         return kind.name
 
     short: list[str] = []
-    for attempt in range(12):  # three different ones, as far as the program has that much to say
+    for attempt in range(20):  # three different ones, as far as the program has that much to say
         form = SHORT_FORMS[int(rng.integers(len(SHORT_FORMS)))]
         text = short_caption(program, phrases, noun(), form, rng)
-        if len(short) < 3 and (text not in short or attempt > 8):
+        if len(short) < 3 and (text not in short or attempt > 16):
             short.append(text)
     return {
         "short": short,

@@ -28,7 +28,7 @@ class Edit:
 
 
 def comparative(word: str) -> str:
-    """"tall" -> "taller"."""
+    """ "tall" -> "taller"."""
     return COMPARATIVES.get(word, f"{word}r" if word.endswith("e") else f"{word}er")
 
 

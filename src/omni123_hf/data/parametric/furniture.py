@@ -122,7 +122,9 @@ def bookshelf(a: Any) -> list[PartSpec]:
     if a.back_panel:
         parts.append(("back panel", box(w, h - base, 0.075, y=base, z=-d / 2 + 0.037), a.color))
     if a.feet:
-        parts.append(("feet", [cyl(0.06, base + 0.02, x, 0, z, n=10) for x, z in spots(4, w - 0.14, d - 0.14)], a.color))
+        parts.append(
+            ("feet", [cyl(0.06, base + 0.02, x, 0, z, n=10) for x, z in spots(4, w - 0.14, d - 0.14)], a.color)
+        )
     if a.books:
         gap, bay = (h - base - t) / a.shelves, (w - t) / a.columns
         books = []
@@ -130,7 +132,9 @@ def bookshelf(a: Any) -> list[PartSpec]:
             for c in range(a.columns):
                 x = -w / 2 + t / 2 + bay * (c + 0.5)
                 side = 1 if (i + c) % 2 else -1
-                books.append(box(bay * 0.55, (gap - t) * 0.7 + 0.01, d * 0.7, x + side * bay * 0.2, base + i * gap + t - 0.01))
+                books.append(
+                    box(bay * 0.55, (gap - t) * 0.7 + 0.01, d * 0.7, x + side * bay * 0.2, base + i * gap + t - 0.01)
+                )
         parts.append(("books", books, a.books_color))
     if a.crown:
         parts.append(("crown", box(w + 0.16, 0.1, d + 0.12, y=h - 0.02), a.color))
@@ -171,10 +175,14 @@ def cabinet(a: Any) -> list[PartSpec]:
     parts: list[PartSpec] = [("body", box(w, body_h, d, y=base), a.color), ("doors", doors, a.doors_color)]
     parts.append(("handles", knobs, "metal"))
     if a.legs:
-        parts.append(("legs", [leg("tapered", x, z, base + 0.02, 0.1) for x, z in spots(4, w - 0.14, d - 0.14)], a.color))
+        parts.append(
+            ("legs", [leg("tapered", x, z, base + 0.02, 0.1) for x, z in spots(4, w - 0.14, d - 0.14)], a.color)
+        )
     if a.drawer:
         front = box(w - 0.1, drawer_h - 0.03, 0.08, y=h - drawer_h - 0.02, z=d / 2 + 0.02)
-        parts.append(("top drawer", [front, ball(0.05, 0, h - drawer_h / 2 - 0.03, d / 2 + 0.08, n=10)], a.doors_color))
+        parts.append(
+            ("top drawer", [front, ball(0.05, 0, h - drawer_h / 2 - 0.03, d / 2 + 0.08, n=10)], a.doors_color)
+        )
     if a.overhang:
         parts.append(("overhanging top", box(w + 0.18, 0.09, d + 0.22, y=h - 0.02), a.color))
     return parts
@@ -199,14 +207,29 @@ def cabinet(a: Any) -> list[PartSpec]:
 def bed(a: Any) -> list[PartSpec]:
     w, length, h = a.width, 2.0, a.height
     back, front = -length / 2, length / 2
-    frame = [box(w, 0.16, length, y=h - 0.16), *(leg("square", x, z, h - 0.1, 0.12) for x, z in spots(4, w - 0.14, length - 0.14))]
-    parts: list[PartSpec] = [("frame", frame, a.color), ("mattress", box(w - 0.1, 0.22, length - 0.1, y=h - 0.02), a.mattress_color)]
+    frame = [
+        box(w, 0.16, length, y=h - 0.16),
+        *(leg("square", x, z, h - 0.1, 0.12) for x, z in spots(4, w - 0.14, length - 0.14)),
+    ]
+    parts: list[PartSpec] = [
+        ("frame", frame, a.color),
+        ("mattress", box(w - 0.1, 0.22, length - 0.1, y=h - 0.02), a.mattress_color),
+    ]
     pillows = [
-        ball(0.5, x, h + 0.24, back + 0.3, (0.9 * (w - 0.2) / a.pillows, 0.22, 0.42)) for x in spread(a.pillows, (w - 0.1) * 0.5)
+        ball(0.5, x, h + 0.24, back + 0.3, (0.9 * (w - 0.2) / a.pillows, 0.22, 0.42))
+        for x in spread(a.pillows, (w - 0.1) * 0.5)
     ]
     parts.append(("pillows", pillows, "white" if a.mattress_color != "white" else "beige"))
     if a.headboard == "curved":
-        curve = [(-w / 2, h - 0.1), (w / 2, h - 0.1), (w / 2, h + 0.4), (w * 0.3, h + 0.62), (0, h + 0.7), (-w * 0.3, h + 0.62), (-w / 2, h + 0.4)]
+        curve = [
+            (-w / 2, h - 0.1),
+            (w / 2, h - 0.1),
+            (w / 2, h + 0.4),
+            (w * 0.3, h + 0.62),
+            (0, h + 0.7),
+            (-w * 0.3, h + 0.62),
+            (-w / 2, h + 0.4),
+        ]
         parts.append(("headboard", prism(curve, 0.12, back), a.color))
     elif a.headboard != "none":
         parts.append(("headboard", box(w, 0.45 if a.headboard == "low" else 0.9, 0.12, y=h - 0.1, z=back), a.color))
@@ -214,7 +237,11 @@ def bed(a: Any) -> list[PartSpec]:
         parts.append(("footboard", box(w, 0.46, 0.12, y=h - 0.14, z=front), a.color))
     if a.posts:
         posts = [box(0.12, 1.3, 0.12, x, 0, z) for x, z in spots(4, w, length)]
-        parts.append(("corner posts", [*posts, *(ball(0.11, x, 1.34, z, n=8) for x, z in spots(4, w, length))], a.color))
+        parts.append(
+            ("corner posts", [*posts, *(ball(0.11, x, 1.34, z, n=8) for x, z in spots(4, w, length))], a.color)
+        )
     if a.blanket:
-        parts.append(("folded blanket", box(w + 0.04, 0.3, length * 0.38, y=h - 0.06, z=length * 0.25), a.folded_blanket_color))
+        parts.append(
+            ("folded blanket", box(w + 0.04, 0.3, length * 0.38, y=h - 0.06, z=length * 0.25), a.folded_blanket_color)
+        )
     return parts

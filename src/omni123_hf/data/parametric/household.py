@@ -63,13 +63,19 @@ def floor_lamp(a: Any) -> list[PartSpec]:
         base = around(rod((0, 0.45, 0), (0.34, 0.03, 0), 0.05, n=8), 3, 30)
     out = 0.42 if a.pole == "bent" else 0.0
     if out:
-        pole = [cyl(0.05, top - 0.2, n=12), ball(0.055, 0, top - 0.2, 0, n=10), rod((0, top - 0.2, 0), (out, top + 0.05, 0), 0.05, n=12)]
+        pole = [
+            cyl(0.05, top - 0.2, n=12),
+            ball(0.055, 0, top - 0.2, 0, n=10),
+            rod((0, top - 0.2, 0), (out, top + 0.05, 0), 0.05, n=12),
+        ]
     else:
         pole = [cyl(0.05, top + 0.1, n=12)]
     parts: list[PartSpec] = [("base", base, a.pole_color), ("pole", pole, a.pole_color)]
     parts.append(("shade", shade(a.shade, a.shade_width, a.shade_height, top).translate((out, 0, 0)), a.shade_color))
     if a.tray:
-        parts.append(("small tray", cyl(0.25, 0.08, 0, a.height * 0.42), "wooden" if a.pole_color != "wooden" else "white"))
+        parts.append(
+            ("small tray", cyl(0.25, 0.08, 0, a.height * 0.42), "wooden" if a.pole_color != "wooden" else "white")
+        )
     if a.knob:
         parts.append(("ball on the pole", ball(0.11, 0, a.height * 0.6, 0, n=12), a.pole_color))
     return parts
@@ -106,7 +112,16 @@ def table_lamp(a: Any) -> list[PartSpec]:
     if a.plate:
         parts.append(("base plate", cyl(0.33, 0.1), a.body_color))
     if a.tip:
-        parts.append(("ball on top", [cyl(0.05, 0.12, 0, low + a.shade_height - 0.05, n=8), ball(0.09, 0, low + a.shade_height + 0.1, 0, n=10)], "golden"))
+        parts.append(
+            (
+                "ball on top",
+                [
+                    cyl(0.05, 0.12, 0, low + a.shade_height - 0.05, n=8),
+                    ball(0.09, 0, low + a.shade_height + 0.1, 0, n=10),
+                ],
+                "golden",
+            )
+        )
     return parts
 
 
@@ -137,12 +152,24 @@ def fan(a: Any) -> list[PartSpec]:
         blade = ball(1, 0, a.blade_length * 0.55, 0, (0.17, a.blade_length * 0.48, 0.055), 12)
     else:
         blade = box(0.26, a.blade_length, 0.1)
-    parts.append(("blades", [blade.rotate((0, 0, 360 * i / a.blades)).translate((0, mid, z)) for i in range(a.blades)], a.blades_color))
+    parts.append(
+        (
+            "blades",
+            [blade.rotate((0, 0, 360 * i / a.blades)).translate((0, mid, z)) for i in range(a.blades)],
+            a.blades_color,
+        )
+    )
     if a.ring:
         hoop = arc(a.blade_length + 0.06, 0.06, 0, 360, (0, mid, z), 28, 8)
         parts.append(("outer ring", hoop, a.color))
     if a.buttons:
-        parts.append(("buttons", [box(0.11, 0.1, 0.12, x, 0.09, 0.2) for x in (-0.15, 0.15)], "black" if a.color != "black" else "red"))
+        parts.append(
+            (
+                "buttons",
+                [box(0.11, 0.1, 0.12, x, 0.09, 0.2) for x in (-0.15, 0.15)],
+                "black" if a.color != "black" else "red",
+            )
+        )
     return parts
 
 
@@ -166,11 +193,22 @@ def umbrella(a: Any) -> list[PartSpec]:
     y = a.shaft
     t = 0.15
     outer = [(r, y), (r * 0.82, y + h * 0.45), (r * 0.45, y + h * 0.85), (0.05, y + h)]
-    inner = [(r - t * 0.7, y - 0.01), (r * 0.82 - t, y + h * 0.45 - t * 0.3), (r * 0.42, y + h * 0.85 - t), (0.03, y + h - t * 1.2)]
+    inner = [
+        (r - t * 0.7, y - 0.01),
+        (r * 0.82 - t, y + h * 0.45 - t * 0.3),
+        (r * 0.42, y + h * 0.85 - t),
+        (0.03, y + h - t * 1.2),
+    ]
     canopy = turned(outer, a.panels) - turned(inner, a.panels)
     parts: list[PartSpec] = [("canopy", canopy, a.canopy_color), ("shaft", cyl(0.06, y + h - 0.03, n=10), "metal")]
     if a.handle == "hooked":
-        parts.append(("handle", [arc(0.17, 0.065, 180, 360, (0.17, 0.03, 0), 20), cyl(0.07, 0.22, 0, 0.0, n=10)], a.handle_color))
+        parts.append(
+            (
+                "handle",
+                [arc(0.17, 0.065, 180, 360, (0.17, 0.03, 0), 20), cyl(0.07, 0.22, 0, 0.0, n=10)],
+                a.handle_color,
+            )
+        )
     elif a.handle == "straight":
         parts.append(("handle", cyl(0.1, 0.36, 0, -0.1, n=12), a.handle_color))
     else:
@@ -205,7 +243,9 @@ def ladder(a: Any) -> list[PartSpec]:
     def rail(x: float, z: float) -> Any:
         if a.rail == "round":
             return rod((x, 0, z), (x, h, 0), 0.055, n=10)
-        return plate(outline("square", 0.1, 0.1), h).warp_batch(lambda v: v + [x, 0, 0] + (1 - v[:, 1:2] / h) * [0, 0, z])
+        return plate(outline("square", 0.1, 0.1), h).warp_batch(
+            lambda v: v + [x, 0, 0] + (1 - v[:, 1:2] / h) * [0, 0, z]
+        )
 
     zs = (lean, -lean) if lean else (0.0,)
     rails = [rail(s * w / 2, z) for s in (-1, 1) for z in zs]
@@ -217,7 +257,9 @@ def ladder(a: Any) -> list[PartSpec]:
     if lean:
         parts.append(("rear bars", [box(w, 0.075, 0.08, 0, h * t, -lean * (1 - t)) for t in (0.25, 0.98)], a.color))
     if a.feet:
-        parts.append(("rubber feet", [cyl(0.1, 0.12, s * w / 2, -0.04, z, n=10) for s in (-1, 1) for z in zs], "black"))
+        parts.append(
+            ("rubber feet", [cyl(0.1, 0.12, s * w / 2, -0.04, z, n=10) for s in (-1, 1) for z in zs], "black")
+        )
     if a.platform:
         parts.append(("top platform", box(w + 0.18, 0.09, 0.36, 0, h - 0.04), a.rungs_color))
     return parts
@@ -257,9 +299,29 @@ def barrel(a: Any) -> list[PartSpec]:
     parts.append(("hoops", hoops, a.hoops_color))
     if a.tap:
         z = radius(0.2)
-        parts.append(("tap", [rod((0, y + h * 0.22, z - 0.12), (0, y + h * 0.22, z + 0.24), 0.07, n=10), box(0.1, 0.2, 0.1, 0, y + h * 0.22 - 0.16, z + 0.2)], "golden"))
+        parts.append(
+            (
+                "tap",
+                [
+                    rod((0, y + h * 0.22, z - 0.12), (0, y + h * 0.22, z + 0.24), 0.07, n=10),
+                    box(0.1, 0.2, 0.1, 0, y + h * 0.22 - 0.16, z + 0.2),
+                ],
+                "golden",
+            )
+        )
     if a.stand:
-        parts.append(("square stand", box(2 * r * 1.02, 0.2, 2 * r * 1.02), "wooden" if a.color != "wooden" else "brown"))
+        parts.append(
+            ("square stand", box(2 * r * 1.02, 0.2, 2 * r * 1.02), "wooden" if a.color != "wooden" else "brown")
+        )
     if a.handles:
-        parts.append(("handles", both(arc(0.17, 0.06, -90, 90, (radius(0.68) - 0.04, y + h * 0.68, 0), 16) - turned([(max(q - 0.05, 0.05), v) for q, v in curve], 20)), a.hoops_color))
+        parts.append(
+            (
+                "handles",
+                both(
+                    arc(0.17, 0.06, -90, 90, (radius(0.68) - 0.04, y + h * 0.68, 0), 16)
+                    - turned([(max(q - 0.05, 0.05), v) for q, v in curve], 20)
+                ),
+                a.hoops_color,
+            )
+        )
     return parts

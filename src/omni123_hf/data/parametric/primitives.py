@@ -47,9 +47,7 @@ def rod(p: Point3, q: Point3, r: float, r2: float | None = None, n: int = 12) ->
     return Manifold.cylinder(length, r, r if r2 is None else r2, n).rotate((0, polar, azimuth)).translate(p)
 
 
-def ball(
-    r: float, x: float = 0, y: float = 0, z: float = 0, scale: Point3 = (1, 1, 1), n: int = 16
-) -> Manifold:
+def ball(r: float, x: float = 0, y: float = 0, z: float = 0, scale: Point3 = (1, 1, 1), n: int = 16) -> Manifold:
     """Sphere or, with `scale`, ellipsoid; here `y` is the height of the centre."""
     return Manifold.sphere(r, n).scale(scale).translate((x, y, z))
 

@@ -50,20 +50,34 @@ def chair(a: Any) -> list[PartSpec]:
         back.append(box(w - 0.04, 0.1, 0.08, y=top + bh - 0.1, z=z))
     else:
         curve = [(-w / 2 + 0.04, top - 0.02), (w / 2 - 0.04, top - 0.02), (w / 2 - 0.04, top + bh * 0.6)]
-        curve += [(w * 0.3, top + bh * 0.88), (0, top + bh), (-w * 0.3, top + bh * 0.88), (-w / 2 + 0.04, top + bh * 0.6)]
+        curve += [
+            (w * 0.3, top + bh * 0.88),
+            (0, top + bh),
+            (-w * 0.3, top + bh * 0.88),
+            (-w / 2 + 0.04, top + bh * 0.6),
+        ]
         back = [prism(curve, 0.075, z)]
-    parts: list[PartSpec] = [("legs", legs, a.color), ("seat", plate(outline(a.seat, w, w), t, h), a.color), ("backrest", back, a.color)]
+    parts: list[PartSpec] = [
+        ("legs", legs, a.color),
+        ("seat", plate(outline(a.seat, w, w), t, h), a.color),
+        ("backrest", back, a.color),
+    ]
     if a.seat == "round":  # a round seat is narrow at the back: a block carries the backrest
         parts.append(("back rail", box(w - 0.04, t, 0.2, y=h, z=z + 0.06), a.color))
     if a.armrests:
-        arm = [box(0.075, 0.07, w - 0.02, w / 2 - 0.01, top + 0.2, 0.0), box(0.075, 0.24, 0.075, w / 2 - 0.01, top - 0.02, w / 2 - 0.06)]
+        arm = [
+            box(0.075, 0.07, w - 0.02, w / 2 - 0.01, top + 0.2, 0.0),
+            box(0.075, 0.24, 0.075, w / 2 - 0.01, top - 0.02, w / 2 - 0.06),
+        ]
         arm += [box(0.075, 0.27, 0.075, w / 2 - 0.03, top - 0.02, z)]
         if a.seat == "round":
             arm.append(box(0.14, 0.07, 0.075, w / 2 - 0.045, h + 0.02, w / 2 - 0.06).translate((0, 0, 0)))
             arm.append(box(0.12, 0.08, w - 0.06, w / 2 - 0.035, h + 0.005, 0.0))
         parts.append(("armrests", [piece for solid in arm for piece in both(solid)], a.color))
     if a.cushion:
-        parts.append(("seat cushion", plate(outline(a.seat, w * 0.8, w * 0.8), 0.09, top - 0.02, 0.9), a.seat_cushion_color))
+        parts.append(
+            ("seat cushion", plate(outline(a.seat, w * 0.8, w * 0.8), 0.09, top - 0.02, 0.9), a.seat_cushion_color)
+        )
     return parts
 
 
@@ -90,14 +104,19 @@ def stool(a: Any) -> list[PartSpec]:
     out = 1.45 if a.stance == "splayed" else 1.0
     places = spots(a.legs, reach, reach)
     legs = [leg(a.leg_shape, x, z, under + 0.02, 0.07, foot=(x * out, z * out)) for x, z in places]
-    parts: list[PartSpec] = [("seat", plate(outline(a.shape, w, w), a.thickness, under), a.color), ("legs", legs, a.legs_color)]
+    parts: list[PartSpec] = [
+        ("seat", plate(outline(a.shape, w, w), a.thickness, under), a.color),
+        ("legs", legs, a.legs_color),
+    ]
     if a.ring:
         y = under * 0.35
         grow = 1 + (out - 1) * (1 - 0.35)
         low = [(x * grow, y, z * grow) for x, z in places]
         if a.legs == 4:
             low = [low[0], low[1], low[3], low[2]]
-        parts.append(("foot ring", [rod(p, q, 0.03, n=8) for p, q in zip(low, low[1:] + low[:1], strict=True)], a.legs_color))
+        parts.append(
+            ("foot ring", [rod(p, q, 0.03, n=8) for p, q in zip(low, low[1:] + low[:1], strict=True)], a.legs_color)
+        )
     if a.cushion:
         parts.append(("round cushion", cyl(w * 0.42, 0.08, 0, a.height - 0.01, 0, w * 0.36), a.round_cushion_color))
     return parts
@@ -135,7 +154,10 @@ def bench(a: Any) -> list[PartSpec]:
     parts: list[PartSpec] = [("seat", seat, a.color), ("base", base, a.base_color)]
     if a.back:
         posts = [box(0.1, 0.52, 0.09, x, h - t, -d / 2 + 0.05) for x in spread(2, w - 0.3)]
-        rows = [box(w, 0.14, 0.09, y=h + y, z=-d / 2 + 0.05) for y in ((0.1, 0.3) if a.seat == "slatted" else (0.06, 0.2, 0.3))]
+        rows = [
+            box(w, 0.14, 0.09, y=h + y, z=-d / 2 + 0.05)
+            for y in ((0.1, 0.3) if a.seat == "slatted" else (0.06, 0.2, 0.3))
+        ]
         parts.append(("backrest", posts + rows, a.color))
     if a.armrests:
         arm = [box(0.1, 0.26, 0.1, w / 2 - 0.05, h - t, z) for z in (-d / 2 + 0.06, d / 2 - 0.06)]
@@ -171,10 +193,14 @@ def sofa(a: Any) -> list[PartSpec]:
     if a.arms == "square":
         arms = both(box(0.2, 0.66, d, x, base))
     else:
-        arms = both(box(0.18, 0.56, d, x, base)) + both(cyl(0.15, d, n=16).rotate((90, 0, 0)).translate((x, base + 0.58, -d / 2)))
+        arms = both(box(0.18, 0.56, d, x, base)) + both(
+            cyl(0.15, d, n=16).rotate((90, 0, 0)).translate((x, base + 0.58, -d / 2))
+        )
     parts: list[PartSpec] = [("body", body, a.color), ("seats", cushions, a.color), ("armrests", arms, a.color)]
     if a.feet:
-        parts.append(("feet", [cyl(0.06, base + 0.02, fx, 0, fz, n=10) for fx, fz in spots(4, w + 0.24, d - 0.16)], "wooden"))
+        parts.append(
+            ("feet", [cyl(0.06, base + 0.02, fx, 0, fz, n=10) for fx, fz in spots(4, w + 0.24, d - 0.16)], "wooden")
+        )
     if a.pillows:
         pillow = box(0.36, 0.34, 0.14).rotate((-18, 0, 0))
         px = spread(2, max(w - 0.4, 0.24))[: a.pillows]
@@ -217,10 +243,14 @@ def office_chair(a: Any) -> list[PartSpec]:
     parts.append(("backrest", back, a.color))
     if a.headrest:
         y = top + bh
-        parts.append(("headrest", [box(0.09, 0.2, 0.08, y=y - 0.06, z=z), box(0.3, 0.15, 0.1, y=y + 0.1, z=z)], a.color))
+        parts.append(
+            ("headrest", [box(0.09, 0.2, 0.08, y=y - 0.06, z=z), box(0.3, 0.15, 0.1, y=y + 0.1, z=z)], a.color)
+        )
     if a.armrests:
-        arm = [box(0.07, 0.26, 0.08, 0.31, top - 0.1, -0.02), box(0.08, 0.07, 0.32, 0.31, top + 0.14, 0.02), box(0.12, 0.07, 0.08, 0.27, top - 0.1, -0.02)]
+        arm = [
+            box(0.07, 0.26, 0.08, 0.31, top - 0.1, -0.02),
+            box(0.08, 0.07, 0.32, 0.31, top + 0.14, 0.02),
+            box(0.12, 0.07, 0.08, 0.27, top - 0.1, -0.02),
+        ]
         parts.append(("armrests", [piece for solid in arm for piece in both(solid)], a.base_color))
     return parts
-
-

@@ -52,13 +52,28 @@ def hammer(a: Any) -> list[PartSpec]:
     if a.head == "square":
         head = [box(0.4 + s, s, s, 0.1, y)]
     else:
-        head = [rod((-0.2, y + s / 2, 0), (0.3 + s / 2, y + s / 2, 0), s / 2, n=16), rod((0.22, y + s / 2, 0), (0.36 + s / 2, y + s / 2, 0), s * 0.62, n=16)]
+        head = [
+            rod((-0.2, y + s / 2, 0), (0.3 + s / 2, y + s / 2, 0), s / 2, n=16),
+            rod((0.22, y + s / 2, 0), (0.36 + s / 2, y + s / 2, 0), s * 0.62, n=16),
+        ]
     x = -0.1 - s / 2
     if a.back == "claw":
-        claw = prism([(x + 0.1, y), (x + 0.1, y + s), (x - 0.2, y + s * 0.85), (x - 0.5, y + s * 0.1), (x - 0.44, y - 0.06), (x - 0.18, y + s * 0.2)], s * 0.95)
+        claw = prism(
+            [
+                (x + 0.1, y),
+                (x + 0.1, y + s),
+                (x - 0.2, y + s * 0.85),
+                (x - 0.5, y + s * 0.1),
+                (x - 0.44, y - 0.06),
+                (x - 0.18, y + s * 0.2),
+            ],
+            s * 0.95,
+        )
         head.append(claw - prism([(x - 0.1, y - 1), (x - 0.1, y + 2), (x - 1, y + 2), (x - 1, y - 1)], s * 0.34))
     elif a.back == "wedge":
-        head.append(prism([(x + 0.1, y), (x + 0.1, y + s), (x - 0.38, y + s * 0.4), (x - 0.38, y + s * 0.2)], s * 0.95))
+        head.append(
+            prism([(x + 0.1, y), (x + 0.1, y + s), (x - 0.38, y + s * 0.4), (x - 0.38, y + s * 0.2)], s * 0.95)
+        )
     else:
         head.append(box(0.16, s * 1.2, s * 1.2, x, y - s * 0.1))
     parts: list[PartSpec] = [("handle", handle, a.handle_color), ("head", head, a.head_color)]
@@ -88,7 +103,9 @@ def spoon(a: Any) -> list[PartSpec]:
     w = a.bowl_size
     h = w * (1.35 if a.bowl == "oval" else 1.0)
     if a.bowl == "square":
-        body = box(w * 0.9, h * 0.9, 0.26, 0, h * 0.05) - box(w * 0.9 - 0.2, h * 0.9 - 0.2, 1, 0, h * 0.05 + 0.1, 0.39 + 0.13)
+        body = box(w * 0.9, h * 0.9, 0.26, 0, h * 0.05) - box(
+            w * 0.9 - 0.2, h * 0.9 - 0.2, 1, 0, h * 0.05 + 0.1, 0.39 + 0.13
+        )
         body = body - box(w * 0.9 - 0.2, h * 0.9 - 0.2, 0.3, 0, h * 0.05 + 0.1, 0.13)
     else:
         outer = ball(1, 0, h / 2, 0.1, (w / 2, h / 2, 0.3), 20)
@@ -126,14 +143,24 @@ def screwdriver(a: Any) -> list[PartSpec]:
     w, s = a.handle_width, a.shaft
     y = 0.16 + s
     shaft = [cyl(0.07, s + 0.1, 0, 0.14, n=12)]
-    shaft.append(prism([(-0.09, 0), (0.09, 0), (0.06, 0.22), (-0.06, 0.22)], 0.1) if a.tip == "flat" else cyl(0.02, 0.2, top=0.07, n=12))
+    shaft.append(
+        prism([(-0.09, 0), (0.09, 0), (0.06, 0.22), (-0.06, 0.22)], 0.1)
+        if a.tip == "flat"
+        else cyl(0.02, 0.2, top=0.07, n=12)
+    )
     grip = plate(outline(a.handle, w, w, 16), a.handle_length, y)
     neck = cyl(w * 0.3, 0.2, 0, y - 0.1, top=w * 0.44, n=14)
     parts: list[PartSpec] = [("shaft", shaft, a.shaft_color), ("handle", [grip, neck], a.handle_color)]
     if a.collar:
         parts.append(("collar", cyl(w * 0.62, 0.1, 0, y - 0.02, n=16), a.shaft_color))
     if a.cap:
-        parts.append(("round end cap", ball(w * 0.5, 0, y + a.handle_length, 0, n=14), "black" if a.handle_color != "black" else "red"))
+        parts.append(
+            (
+                "round end cap",
+                ball(w * 0.5, 0, y + a.handle_length, 0, n=14),
+                "black" if a.handle_color != "black" else "red",
+            )
+        )
     return parts
 
 
@@ -162,9 +189,18 @@ def dumbbell(a: Any) -> list[PartSpec]:
         plates += both(plate_)
         x += t * 0.98
     end = x - t / 2 + 0.1
-    parts: list[PartSpec] = [("bar", rod((-end, y, 0), (end, y, 0), 0.085, n=12), a.bar_color), ("plates", plates, a.plates_color)]
+    parts: list[PartSpec] = [
+        ("bar", rod((-end, y, 0), (end, y, 0), 0.085, n=12), a.bar_color),
+        ("plates", plates, a.plates_color),
+    ]
     if a.grip:
-        parts.append(("thick grip", rod((-half * 0.6, y, 0), (half * 0.6, y, 0), 0.13, n=12), "black" if a.plates_color != "black" else "red"))
+        parts.append(
+            (
+                "thick grip",
+                rod((-half * 0.6, y, 0), (half * 0.6, y, 0), 0.13, n=12),
+                "black" if a.plates_color != "black" else "red",
+            )
+        )
     if a.caps:
         parts.append(("end caps", both(ball(0.15, end, y, 0, n=12)), a.bar_color))
     return parts
@@ -203,10 +239,19 @@ def ring(a: Any) -> list[PartSpec]:
     elif a.gem == "square":
         parts.append(("gem", box(g * 1.4, g * 1.1, g * 1.4, 0, top), a.gem_color))
     elif a.gem == "pointed":
-        parts.append(("gem", [cyl(g * 0.5, g * 0.5, 0, top, top=g, n=8), cyl(g, g * 0.8, 0, top + g * 0.49, top=0.02, n=8)], a.gem_color))
+        parts.append(
+            (
+                "gem",
+                [cyl(g * 0.5, g * 0.5, 0, top, top=g, n=8), cyl(g, g * 0.8, 0, top + g * 0.49, top=0.02, n=8)],
+                a.gem_color,
+            )
+        )
     if a.side_gems:
         angles = [42, -42, 72, -72][: a.side_gems]
-        stones = [ball(0.13, (r + t / 2) * math.sin(math.radians(q)), (r + t / 2) * math.cos(math.radians(q)), 0, n=10) for q in angles]
+        stones = [
+            ball(0.13, (r + t / 2) * math.sin(math.radians(q)), (r + t / 2) * math.cos(math.radians(q)), 0, n=10)
+            for q in angles
+        ]
         parts.append(("side gems", stones, a.side_gems_color))
     if a.second_band:
         joint = box(0.2, 0.14, w + 0.3, 0, -r - 0.07, -w / 2 - 0.05)
@@ -250,13 +295,29 @@ def hat(a: Any) -> list[PartSpec]:
     if a.band:
         parts.append(("hat band", cyl(r + 0.05, 0.16, 0, t * 0.6, top=r + 0.05 - shrink, n=24), a.hat_band_color))
     if a.ornament == "feather":
-        feather = prism([(-0.07, 0), (0.07, 0), (0.14, 0.4), (0, 0.72), (-0.12, 0.4)], 0.11).rotate((0, 0, -12)).translate((r * 0.72, t, r * 0.55))
+        feather = (
+            prism([(-0.07, 0), (0.07, 0), (0.14, 0.4), (0, 0.72), (-0.12, 0.4)], 0.11)
+            .rotate((0, 0, -12))
+            .translate((r * 0.72, t, r * 0.55))
+        )
         parts.append(("feather", feather, "white" if a.color != "white" else "red"))
     elif a.ornament == "star":
-        star = [((0.19 if i % 2 == 0 else 0.09) * math.sin(i * math.pi / 5), 0.24 + (0.19 if i % 2 == 0 else 0.09) * math.cos(i * math.pi / 5)) for i in range(10)]
+        star = [
+            (
+                (0.19 if i % 2 == 0 else 0.09) * math.sin(i * math.pi / 5),
+                0.24 + (0.19 if i % 2 == 0 else 0.09) * math.cos(i * math.pi / 5),
+            )
+            for i in range(10)
+        ]
         parts.append(("star", prism(star[::-1], 0.3, r * 0.85), "golden"))
     elif a.ornament == "pompom":
-        parts.append(("pompom", ball(0.16, 0, top - (0.16 if a.dent else 0.0), 0, n=12), "white" if a.color != "white" else "red"))
+        parts.append(
+            (
+                "pompom",
+                ball(0.16, 0, top - (0.16 if a.dent else 0.0), 0, n=12),
+                "white" if a.color != "white" else "red",
+            )
+        )
     return parts
 
 
@@ -279,7 +340,11 @@ def hat(a: Any) -> list[PartSpec]:
 def guitar(a: Any) -> list[PartSpec]:
     d, w = a.depth, a.width
     if a.body == "curved":
-        body = [disc(w / 2, d, 0, w / 2, 0, 24), disc(w * 0.38, d, 0, w * 1.08, 0, 24), box(w * 0.56, w * 0.6, d, 0, w * 0.5)]
+        body = [
+            disc(w / 2, d, 0, w / 2, 0, 24),
+            disc(w * 0.38, d, 0, w * 1.08, 0, 24),
+            box(w * 0.56, w * 0.6, d, 0, w * 0.5),
+        ]
         top = w * 1.42
     elif a.body == "square":
         body = [box(w * 0.95, 1.2, d)]
@@ -300,12 +365,39 @@ def guitar(a: Any) -> list[PartSpec]:
     if a.headstock == "square":
         head = box(0.26, 0.36, 0.12, 0, neck_top - 0.03, z)
     else:
-        head = prism([(-0.11, neck_top - 0.03), (0.11, neck_top - 0.03), (0.17, neck_top + 0.2), (0, neck_top + 0.42), (-0.17, neck_top + 0.2)], 0.12, z)
+        head = prism(
+            [
+                (-0.11, neck_top - 0.03),
+                (0.11, neck_top - 0.03),
+                (0.17, neck_top + 0.2),
+                (0, neck_top + 0.42),
+                (-0.17, neck_top + 0.2),
+            ],
+            0.12,
+            z,
+        )
     rows = a.pegs // 2
-    pegs = [rod((-0.24, neck_top + 0.06 + 0.1 * i, z), (0.24, neck_top + 0.06 + 0.1 * i, z), 0.06, n=8) for i in range(rows)]
-    parts += [("headstock", head, a.neck_color), ("pegs", pegs, "metal"), ("bridge", box(0.32, 0.1, 0.12, 0, top * 0.22, z), "black")]
+    pegs = [
+        rod((-0.24, neck_top + 0.06 + 0.1 * i, z), (0.24, neck_top + 0.06 + 0.1 * i, z), 0.06, n=8)
+        for i in range(rows)
+    ]
+    parts += [
+        ("headstock", head, a.neck_color),
+        ("pegs", pegs, "metal"),
+        ("bridge", box(0.32, 0.1, 0.12, 0, top * 0.22, z), "black"),
+    ]
+    if a.hole:  # a dark floor makes the hole visible in renders
+        parts.append(
+            ("sound hole", disc(0.15, 0.1, 0, hole_y, d / 2 - 0.1, 16), "black" if a.color != "black" else "white")
+        )
     if a.guard:
-        parts.append(("pick guard", box(0.17, 0.36, 0.1, w * 0.22, hole_y - 0.36, d / 2), "white" if a.color != "white" else "black"))
+        parts.append(
+            (
+                "pick guard",
+                box(0.17, 0.36, 0.1, w * 0.22, hole_y - 0.36, d / 2),
+                "white" if a.color != "white" else "black",
+            )
+        )
     return parts
 
 
@@ -345,5 +437,3 @@ def key(a: Any) -> list[PartSpec]:
     if a.collar:
         parts.append(("collar", cyl(0.16, 0.12, 0, h - 0.16, n=14), a.bow_color))
     return parts
-
-

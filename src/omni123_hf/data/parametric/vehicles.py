@@ -1,4 +1,4 @@
-"""Things that drive, fly or float. The nose points to +z; lengths are roughly metres for a toy twice as wide as real."""
+"""Things that drive, fly or float. The nose points to +z; proportions are those of plump toys."""
 
 from __future__ import annotations
 
@@ -50,15 +50,30 @@ def car(a: Any) -> list[PartSpec]:
     body = side_prism([(-half, y0), (half, y0), (half, deck - 0.12), (half * 0.9, deck), (-half, deck)], w)
     back = {"sedan": -0.62, "hatchback": -0.96, "pickup": -0.1, "convertible": -0.5}[a.type]
     high = deck + a.roof
-    parts: list[PartSpec] = [("body", body, a.color), ("wheels", axles([-half * 0.6, half * 0.6], r, w / 2 - 0.02, 0.24), a.wheels_color)]
+    parts: list[PartSpec] = [
+        ("body", body, a.color),
+        ("wheels", axles([-half * 0.6, half * 0.6], r, w / 2 - 0.02, 0.24), a.wheels_color),
+    ]
     if a.type == "convertible":
-        shield = side_prism([(half * 0.3, deck - 0.05), (half * 0.42, deck - 0.05), (half * 0.28, high), (half * 0.16, high)], w - 0.12)
+        shield = side_prism(
+            [(half * 0.3, deck - 0.05), (half * 0.42, deck - 0.05), (half * 0.28, high), (half * 0.16, high)], w - 0.12
+        )
         seats = [box(0.38, a.roof * 0.7, 0.14, x, deck - 0.02, half * z) for x in (-0.26, 0.26) for z in (-0.1, -0.5)]
         parts += [("windshield", shield, "blue" if a.color != "blue" else "white"), ("seats", seats, "brown")]
     else:
         roof_back = back * half + (0.05 if a.type == "hatchback" else 0.22)
-        cabin = side_prism([(back * half, deck - 0.05), (half * 0.5, deck - 0.05), (half * 0.22, high), (roof_back, high)], w - 0.1)
-        glass = side_prism([(back * half + 0.12, deck + 0.02), (half * 0.43, deck + 0.02), (half * 0.2, high - 0.08), (roof_back + 0.05, high - 0.08)], w - 0.02)
+        cabin = side_prism(
+            [(back * half, deck - 0.05), (half * 0.5, deck - 0.05), (half * 0.22, high), (roof_back, high)], w - 0.1
+        )
+        glass = side_prism(
+            [
+                (back * half + 0.12, deck + 0.02),
+                (half * 0.43, deck + 0.02),
+                (half * 0.2, high - 0.08),
+                (roof_back + 0.05, high - 0.08),
+            ],
+            w - 0.02,
+        )
         parts += [("cabin", cabin, a.color), ("windows", glass, "white" if a.color in ("black", "gray") else "black")]
     if a.type == "pickup":
         bed = [box(0.1, 0.28, half * 0.9, s * (w / 2 - 0.05), deck - 0.02, -half * 0.55) for s in (-1, 1)]
@@ -68,7 +83,10 @@ def car(a: Any) -> list[PartSpec]:
         y = high if a.type != "convertible" else deck
         parts.append(("roof box", box(w * 0.6, 0.2, half * 0.5, 0, y - 0.02, z), "brown"))
     if a.spoiler:
-        wing = [box(w, 0.1, 0.26, 0, deck + 0.32, -half + 0.12), *both(box(0.1, 0.36, 0.14, w * 0.36, deck - 0.02, -half + 0.12))]
+        wing = [
+            box(w, 0.1, 0.26, 0, deck + 0.32, -half + 0.12),
+            *both(box(0.1, 0.36, 0.14, w * 0.36, deck - 0.02, -half + 0.12)),
+        ]
         parts.append(("rear spoiler", wing, a.color))
     if a.bumpers:
         parts.append(("bumpers", [box(w + 0.14, 0.16, 0.22, 0, y0 + 0.04, s * half) for s in (-1, 1)], "metal"))
@@ -101,7 +119,18 @@ def truck(a: Any) -> list[PartSpec]:
     cab_z = half - nose - 0.4
     frame = box(w * 0.7, 0.2, a.length - 0.1, 0, y - 0.06)
     cab_h = high * 0.8 + 0.2
-    cab = [side_prism([(cab_z - 0.4, y), (cab_z + 0.4, y), (cab_z + 0.4, y + cab_h * 0.55), (cab_z + 0.28, y + cab_h), (cab_z - 0.4, y + cab_h)], w)]
+    cab = [
+        side_prism(
+            [
+                (cab_z - 0.4, y),
+                (cab_z + 0.4, y),
+                (cab_z + 0.4, y + cab_h * 0.55),
+                (cab_z + 0.28, y + cab_h),
+                (cab_z - 0.4, y + cab_h),
+            ],
+            w,
+        )
+    ]
     if nose:
         cab.append(box(w * 0.8, cab_h * 0.5, nose + 0.1, 0, y, half - nose / 2 - 0.05))
     zs = [half - 0.45, *[-half + 0.4 + 0.66 * i for i in range(a.axles - 1)]]
@@ -118,12 +147,33 @@ def truck(a: Any) -> list[PartSpec]:
     if a.cargo == "box":
         cargo = [box(w, high, length, 0, top, mid)]
     elif a.cargo == "tank":
-        cargo = [rod((0, top + high * 0.42, -half), (0, top + high * 0.42, front), min(high * 0.45, 0.55), n=18), cyl(0.16, 0.16, 0, top + high * 0.42 + min(high * 0.45, 0.55) - 0.05, mid, n=12)]
+        cargo = [
+            rod((0, top + high * 0.42, -half), (0, top + high * 0.42, front), min(high * 0.45, 0.55), n=18),
+            cyl(0.16, 0.16, 0, top + high * 0.42 + min(high * 0.45, 0.55) - 0.05, mid, n=12),
+        ]
     elif a.cargo == "flatbed":
         cargo = [box(w, 0.14, length, 0, top, mid), box(w, high * 0.55, 0.12, 0, top, front - 0.06)]
     else:
-        outer = side_prism([(-half, top + 0.3), (-half + 0.3, top), (front, top), (front, top + high * 0.7), (-half, top + high * 0.7)], w)
-        inner = side_prism([(-half + 0.14, top + 0.4), (-half + 0.4, top + 0.14), (front - 0.12, top + 0.14), (front - 0.12, top + 3), (-half + 0.14, top + 3)], w - 0.24)
+        outer = side_prism(
+            [
+                (-half, top + 0.3),
+                (-half + 0.3, top),
+                (front, top),
+                (front, top + high * 0.7),
+                (-half, top + high * 0.7),
+            ],
+            w,
+        )
+        inner = side_prism(
+            [
+                (-half + 0.14, top + 0.4),
+                (-half + 0.4, top + 0.14),
+                (front - 0.12, top + 0.14),
+                (front - 0.12, top + 3),
+                (-half + 0.14, top + 3),
+            ],
+            w - 0.24,
+        )
         cargo = [outer - inner]
     cargo.append(box(w * 0.4, 0.2, length * 0.7, 0, top - 0.1, mid))
     parts.append(("cargo", cargo, a.cargo_color))
@@ -132,7 +182,9 @@ def truck(a: Any) -> list[PartSpec]:
     if a.bumper:
         parts.append(("front bumper", box(w + 0.12, 0.24, 0.2, 0, y - 0.14, half + 0.02), "metal"))
     if a.horn:
-        parts.append(("roof lamps", [ball(0.13, x, y + cab_h + 0.03, cab_z + 0.05, n=10) for x in (-0.32, 0, 0.32)], "yellow"))
+        parts.append(
+            ("roof lamps", [ball(0.13, x, y + cab_h + 0.03, cab_z + 0.05, n=10) for x in (-0.32, 0, 0.32)], "yellow")
+        )
     return parts
 
 
@@ -160,7 +212,15 @@ def bus(a: Any) -> list[PartSpec]:
     elif a.front == "slanted":
         side = [(-half, y), (half, y), (half, y + 0.35), (half - 0.34, h), (-half, h)]
     else:
-        side = [(-half, y), (half - 0.2, y), (half, y + 0.2), (half, h - 0.35), (half - 0.15, h - 0.1), (half - 0.35, h), (-half, h)]
+        side = [
+            (-half, y),
+            (half - 0.2, y),
+            (half, y + 0.2),
+            (half, h - 0.35),
+            (half - 0.15, h - 0.1),
+            (half - 0.35, h),
+            (-half, h),
+        ]
     parts: list[PartSpec] = [("body", side_prism(side, w), a.color)]
     parts.append(("roof", box(w - 0.14, 0.14, a.length - 0.75, 0, h - 0.03, -0.15), a.roof_color))
     zs = [half - 0.6, -half + 0.5] + ([-half + 1.06] if a.axles == 3 else [])
@@ -168,8 +228,13 @@ def bus(a: Any) -> list[PartSpec]:
     step = (a.length - 0.7) / a.windows
     glass = []
     for level in range(a.decks):
-        glass += [box(w + 0.1, 0.34, step - 0.16, 0, y + 0.36 + deck * level, z - 0.15) for z in spread(a.windows, step * (a.windows - 1))]
-        glass.append(box(w - 0.2, 0.36, 0.5, 0, y + 0.36 + deck * level, half - (0.21 if a.front != "slanted" else 0.31)))
+        glass += [
+            box(w + 0.1, 0.34, step - 0.16, 0, y + 0.36 + deck * level, z - 0.15)
+            for z in spread(a.windows, step * (a.windows - 1))
+        ]
+        glass.append(
+            box(w - 0.2, 0.36, 0.5, 0, y + 0.36 + deck * level, half - (0.21 if a.front != "slanted" else 0.31))
+        )
     parts.append(("side windows", glass, "white" if a.color in ("black", "gray") else "black"))
     if a.roof_box:
         parts.append(("roof box", box(w * 0.6, 0.26, a.length * 0.25, 0, h + 0.08, -half * 0.3), a.roof_color))
@@ -203,17 +268,28 @@ def airplane(a: Any) -> list[PartSpec]:
     nose: list[tuple[float, float]]
     nose = [(0.0, 1.0)] if a.nose == "pointed" else [(r * 0.8, 0.72), (r * 0.45, 0.93), (0.0, 1.0)]
     start = 0.55 if a.nose == "pointed" else 0.45
-    curve: list[tuple[float, float]] = [(0.09, -half), (r, -half * 0.35), (r, half * start), *[(x, half * t) for x, t in nose]]
+    curve: list[tuple[float, float]] = [
+        (0.09, -half),
+        (r, -half * 0.35),
+        (r, half * start),
+        *[(x, half * t) for x, t in nose],
+    ]
     fuselage = turned(curve, 16).rotate((90, 0, 0)).translate((0, y, 0))
     t, reach = 0.13, a.span / 2
     level = y + (0.12 if a.mount == "high" else -0.22)
     front, chord = 0.32, 0.62
     sweep, tip = {"straight": (0.0, 0.52), "swept": (0.75, 0.36), "triangular": (0.55, 0.18)}[a.wing_shape]
     root = 1.05 if a.wing_shape == "triangular" else chord
-    wing = plate([(-0.05, front), (reach, front - sweep), (reach, front - sweep - tip), (-0.05, front - root)], t, level)
+    wing = plate(
+        [(-0.05, front), (reach, front - sweep), (reach, front - sweep - tip), (-0.05, front - root)], t, level
+    )
     tail_z, tail_y = -half + 0.12, y + (0.55 if a.tail == "raised" else 0.02)
     fin = side_prism([(-half - 0.02, y), (-half + 0.6, y), (-half + 0.24, y + 0.68), (-half - 0.08, y + 0.68)], 0.13)
-    stab = plate([(-0.6, tail_z - 0.12), (0.6, tail_z - 0.12), (0.6, tail_z + 0.12), (0, tail_z + 0.3), (-0.6, tail_z + 0.12)], 0.12, tail_y - 0.06)
+    stab = plate(
+        [(-0.6, tail_z - 0.12), (0.6, tail_z - 0.12), (0.6, tail_z + 0.12), (0, tail_z + 0.3), (-0.6, tail_z + 0.12)],
+        0.12,
+        tail_y - 0.06,
+    )
     window = ball(0.2, 0, y + 0.15, half * 0.42, (0.9, 0.9, 1.5), 12)
     parts: list[PartSpec] = [
         ("fuselage", fuselage, a.color),
@@ -232,8 +308,13 @@ def airplane(a: Any) -> list[PartSpec]:
         blade = box(0.95, 0.14, 0.12, 0, -0.07).translate((0, y, half))
         parts.append(("propeller", [blade, rod((0, y, half - 0.3), (0, y, half + 0.14), 0.12, 0.07, 12)], "gray"))
     if a.gear:
-        legs = [rod((x, y - 0.1, z), (x, 0.3, z), 0.07, n=8) for x, z in ((-0.14, 0.05), (0.14, 0.05), (0, half * 0.5))]
-        wheels = [rod((x - 0.08, 0.25, z), (x + 0.08, 0.25, z), 0.17, n=12) for x, z in ((-0.2, 0.05), (0.2, 0.05), (0, half * 0.5))]
+        legs = [
+            rod((x, y - 0.1, z), (x, 0.3, z), 0.07, n=8) for x, z in ((-0.14, 0.05), (0.14, 0.05), (0, half * 0.5))
+        ]
+        wheels = [
+            rod((x - 0.08, 0.25, z), (x + 0.08, 0.25, z), 0.17, n=12)
+            for x, z in ((-0.2, 0.05), (0.2, 0.05), (0, half * 0.5))
+        ]
         parts += [("landing gear", legs + wheels, "black")]
     return parts
 
@@ -259,7 +340,11 @@ def helicopter(a: Any) -> list[PartSpec]:
     glass = ball(1, 0, y + 0.08, 0.36, (a.cabin_width / 2 * 0.9, r * 0.85, 0.66), 14)
     end = -0.3 - a.tail_length
     boom = rod((0, y + 0.12, -0.2), (0, y + 0.2, end), 0.18, 0.1, 12)
-    fin = box(0.13, 0.52, 0.3, 0, y + 0.08, end) if a.tail_fin == "square" else rod((-0.07, y + 0.24, end), (0.07, y + 0.24, end), 0.3, n=16)
+    fin = (
+        box(0.13, 0.52, 0.3, 0, y + 0.08, end)
+        if a.tail_fin == "square"
+        else rod((-0.07, y + 0.24, end), (0.07, y + 0.24, end), 0.3, n=16)
+    )
     top = y + r + a.mast
     blade = box(0.2, 0.14, 1.3, 0, top - 0.14, 0.62)
     parts: list[PartSpec] = [
@@ -274,8 +359,12 @@ def helicopter(a: Any) -> list[PartSpec]:
         skid += [rod((0.42, 0.08, z), (0.1, y - 0.2, z), 0.07, n=8) for z in (-0.15, 0.5)]
         parts.append(("skids", [piece for solid in skid for piece in both(solid)], "gray"))
     else:
-        wheels = both(rod((0.24, 0.2, -0.1), (0.44, 0.2, -0.1), 0.2, n=14)) + [rod((-0.08, 0.2, 0.62), (0.08, 0.2, 0.62), 0.2, n=14)]
-        struts = both(rod((0.3, 0.2, -0.1), (0.14, y - 0.15, 0.0), 0.08, n=8)) + [rod((0, 0.2, 0.62), (0, y - 0.1, 0.5), 0.08, n=8)]
+        wheels = both(rod((0.24, 0.2, -0.1), (0.44, 0.2, -0.1), 0.2, n=14)) + [
+            rod((-0.08, 0.2, 0.62), (0.08, 0.2, 0.62), 0.2, n=14)
+        ]
+        struts = both(rod((0.3, 0.2, -0.1), (0.14, y - 0.15, 0.0), 0.08, n=8)) + [
+            rod((0, 0.2, 0.62), (0, y - 0.1, 0.5), 0.08, n=8)
+        ]
         parts.append(("wheels", wheels + struts, "black"))
     if a.floats:
         tank = rod((a.cabin_width / 2 + 0.12, y - 0.1, -0.2), (a.cabin_width / 2 + 0.12, y - 0.1, 0.55), 0.15, n=12)
@@ -303,13 +392,35 @@ def helicopter(a: Any) -> list[PartSpec]:
 )
 def sailboat(a: Any) -> list[PartSpec]:
     half, w, h = a.hull_length / 2, a.hull_width / 2, 0.42
-    top = [(-w * 0.8, h, -half), (w * 0.8, h, -half), (w, h, 0), (-w, h, 0), (w * 0.6, h, half * 0.65), (-w * 0.6, h, half * 0.65), (0, h + 0.1, half)]
-    low: list[tuple[float, float, float]] = [(-w * 0.5, 0, -half * 0.85), (w * 0.5, 0, -half * 0.85), (w * 0.5, 0, 0), (-w * 0.5, 0, 0), (0, 0, half * 0.7)]
+    top = [
+        (-w * 0.8, h, -half),
+        (w * 0.8, h, -half),
+        (w, h, 0),
+        (-w, h, 0),
+        (w * 0.6, h, half * 0.65),
+        (-w * 0.6, h, half * 0.65),
+        (0, h + 0.1, half),
+    ]
+    low: list[tuple[float, float, float]] = [
+        (-w * 0.5, 0, -half * 0.85),
+        (w * 0.5, 0, -half * 0.85),
+        (w * 0.5, 0, 0),
+        (-w * 0.5, 0, 0),
+        (0, 0, half * 0.7),
+    ]
     tip = h + a.mast
     mast_z = 0.12
     parts: list[PartSpec] = [
         ("hull", hull(top + low), a.color),
-        ("deck", plate([(-w * 0.7, -half * 0.9), (w * 0.7, -half * 0.9), (w * 0.85, 0), (0, half * 0.75), (-w * 0.85, 0)], 0.1, h - 0.03), "wooden" if a.color != "wooden" else "white"),
+        (
+            "deck",
+            plate(
+                [(-w * 0.7, -half * 0.9), (w * 0.7, -half * 0.9), (w * 0.85, 0), (0, half * 0.75), (-w * 0.85, 0)],
+                0.1,
+                h - 0.03,
+            ),
+            "wooden" if a.color != "wooden" else "white",
+        ),
         ("mast", cyl(0.07, a.mast + 0.1, 0, h - 0.05, mast_z, n=10), "brown"),
     ]
     foot = h + 0.22
@@ -321,14 +432,38 @@ def sailboat(a: Any) -> list[PartSpec]:
             sails.append(rod((0, h, half * 0.85), (0, foot + 0.05, half * 0.8), 0.06, n=8))
     else:
         tall = (a.mast - 0.34) / a.sails
-        sails = [hull([(sx * s * 0.62, foot + i * tall + y, mast_z + 0.06 + sz * t / 2) for sx in (-1, 1) for y, s in ((0, 1), (tall - 0.1, 0.8)) for sz in (-1, 1)]) for i in range(a.sails)]
+        sails = [
+            hull(
+                [
+                    (sx * s * 0.62, foot + i * tall + y, mast_z + 0.06 + sz * t / 2)
+                    for sx in (-1, 1)
+                    for y, s in ((0, 1), (tall - 0.1, 0.8))
+                    for sz in (-1, 1)
+                ]
+            )
+            for i in range(a.sails)
+        ]
     parts.append(("sails", sails, a.sails_color))
     if a.cabin:
-        parts.append(("cabin", box(w, 0.3, half * 0.5, 0, h - 0.02, -half * 0.5), "white" if a.color != "white" else "red"))
+        parts.append(
+            ("cabin", box(w, 0.3, half * 0.5, 0, h - 0.02, -half * 0.5), "white" if a.color != "white" else "red")
+        )
     if a.keel:
-        parts.append(("keel", side_prism([(-half * 0.5, 0.1), (half * 0.3, 0.1), (half * 0.1, -0.35), (-half * 0.35, -0.35)], 0.12), a.color))
+        parts.append(
+            (
+                "keel",
+                side_prism([(-half * 0.5, 0.1), (half * 0.3, 0.1), (half * 0.1, -0.35), (-half * 0.35, -0.35)], 0.12),
+                a.color,
+            )
+        )
     if a.flag:
-        parts.append(("flag on top", [box(0.1, 0.24, 0.42, 0, tip - 0.02, mast_z - 0.2), cyl(0.06, 0.3, 0, tip - 0.05, mast_z, n=8)], "red" if a.sails_color != "red" else "yellow"))
+        parts.append(
+            (
+                "flag on top",
+                [box(0.1, 0.24, 0.42, 0, tip - 0.02, mast_z - 0.2), cyl(0.06, 0.3, 0, tip - 0.05, mast_z, n=8)],
+                "red" if a.sails_color != "red" else "yellow",
+            )
+        )
     return parts
 
 
@@ -360,14 +495,26 @@ def locomotive(a: Any) -> list[PartSpec]:
     if a.roof == "flat":
         roof = box(w + 0.2, 0.13, 1.05, 0, y + cab_h - 0.02, -half + 0.42)
     else:
-        curve = [((w / 2 + 0.1) * math.cos(t), y + cab_h - 0.02 + 0.32 * math.sin(t)) for t in [math.pi * i / 10 for i in range(11)]]
+        curve = [
+            ((w / 2 + 0.1) * math.cos(t), y + cab_h - 0.02 + 0.32 * math.sin(t))
+            for t in [math.pi * i / 10 for i in range(11)]
+        ]
         roof = prism(curve, 1.05, -half + 0.42)
     window = box(w + 0.1, 0.36, 0.4, 0, y + 0.72, -half + 0.42)
     top = mid + br
-    stack = cyl(0.13, a.chimney + 0.1, 0, top - 0.1, front - 0.28, top=0.24 if a.chimney_shape == "flared" else None, n=14)
+    stack = cyl(
+        0.13, a.chimney + 0.1, 0, top - 0.1, front - 0.28, top=0.24 if a.chimney_shape == "flared" else None, n=14
+    )
     parts: list[PartSpec] = [
         ("frame", box(w * 0.8, 0.2, length, 0, y - 0.04), "black"),
-        ("boiler", [rod((0, mid, back - 0.1), (0, mid, front - 0.05), br, n=18), box(0.5, 0.5, a.boiler - 0.1, 0, y, (front + back) / 2)], a.color),
+        (
+            "boiler",
+            [
+                rod((0, mid, back - 0.1), (0, mid, front - 0.05), br, n=18),
+                box(0.5, 0.5, a.boiler - 0.1, 0, y, (front + back) / 2),
+            ],
+            a.color,
+        ),
         ("cab", cab, a.color),
         ("roof", roof, "black" if a.color != "black" else "red"),
         ("windows", window, "white" if a.color != "white" else "black"),
@@ -375,11 +522,25 @@ def locomotive(a: Any) -> list[PartSpec]:
         ("wheels", axles(zs, r, w / 2 - 0.06, 0.18), a.wheels_color),
     ]
     if a.domes:
-        parts.append(("domes", [ball(0.2, 0, top, front - 0.62 - 0.46 * i, (1, 1.15, 1), 12) for i in range(a.domes)], "golden"))
+        parts.append(
+            ("domes", [ball(0.2, 0, top, front - 0.62 - 0.46 * i, (1, 1.15, 1), 12) for i in range(a.domes)], "golden")
+        )
     if a.plow:
-        parts.append(("front plow", hull([(sx * 0.5, 0.04, front - 0.05) for sx in (-1, 1)] + [(sx * 0.45, y + 0.16, front - 0.05) for sx in (-1, 1)] + [(0, 0.04, front + 0.42), (0, 0.14, front + 0.4)]), "red"))
+        parts.append(
+            (
+                "front plow",
+                hull(
+                    [(sx * 0.5, 0.04, front - 0.05) for sx in (-1, 1)]
+                    + [(sx * 0.45, y + 0.16, front - 0.05) for sx in (-1, 1)]
+                    + [(0, 0.04, front + 0.42), (0, 0.14, front + 0.4)]
+                ),
+                "red",
+            )
+        )
     if a.lamp:
-        parts.append(("front lamp", rod((0, mid + 0.1, front - 0.1), (0, mid + 0.1, front + 0.13), 0.17, n=14), "yellow"))
+        parts.append(
+            ("front lamp", rod((0, mid + 0.1, front - 0.1), (0, mid + 0.1, front + 0.13), 0.17, n=14), "yellow")
+        )
     return parts
 
 
@@ -407,7 +568,16 @@ def rocket(a: Any) -> list[PartSpec]:
         curve = [(r, y), (r, y + body_h)]
     else:
         curve = [(r * 0.75, y), (r * 1.15, y + body_h * 0.3), (r * 1.25, y + body_h * 0.55), (r, y + body_h)]
-    cone = [(r, y + body_h - 0.01), (0.0, y + h)] if a.nose == "pointed" else [(r, y + body_h - 0.01), (r * 0.9, y + body_h + 0.22), (r * 0.6, y + body_h + 0.42), (0, y + body_h + 0.5)]
+    cone = (
+        [(r, y + body_h - 0.01), (0.0, y + h)]
+        if a.nose == "pointed"
+        else [
+            (r, y + body_h - 0.01),
+            (r * 0.9, y + body_h + 0.22),
+            (r * 0.6, y + body_h + 0.42),
+            (0, y + body_h + 0.5),
+        ]
+    )
     tip = y + h if a.nose == "pointed" else y + body_h + 0.5
     if a.fin_shape == "triangular":
         outline = [(0.2, y), (0.85, y), (0.2, y + 0.85)]
@@ -420,11 +590,23 @@ def rocket(a: Any) -> list[PartSpec]:
         ("nozzle", cyl(0.28, 0.36, 0, 0.05, top=0.16), "gray"),
     ]
     if a.boosters:
-        booster = [cyl(0.15, body_h * 0.55, 0.42, y - 0.12, n=12), cyl(0.15, 0.28, 0.42, y - 0.13 + body_h * 0.55, top=0, n=12)]
-        parts.append(("boosters", [piece for solid in booster for piece in around(solid, a.boosters)], "white" if a.color != "white" else "gray"))
+        booster = [
+            cyl(0.15, body_h * 0.55, 0.42, y - 0.12, n=12),
+            cyl(0.15, 0.28, 0.42, y - 0.13 + body_h * 0.55, top=0, n=12),
+        ]
+        parts.append(
+            (
+                "boosters",
+                [piece for solid in booster for piece in around(solid, a.boosters)],
+                "white" if a.color != "white" else "gray",
+            )
+        )
     if a.windows:
         reach = 0.0 if a.body == "straight" else 0.06
-        glass = [rod((0, y + body_h * t, 0.1), (0, y + body_h * t, r + 0.07 + reach), 0.16, n=14) for t in (0.76, 0.5)[: a.windows]]
+        glass = [
+            rod((0, y + body_h * t, 0.1), (0, y + body_h * t, r + 0.07 + reach), 0.16, n=14)
+            for t in (0.76, 0.5)[: a.windows]
+        ]
         parts.append(("round windows", glass, "blue" if a.color != "blue" else "white"))
     if a.band:
         wide = r if a.body == "straight" else r * 1.17
@@ -432,5 +614,3 @@ def rocket(a: Any) -> list[PartSpec]:
     if a.antenna:
         parts.append(("antenna", [cyl(0.07, 0.5, 0, tip - 0.2, n=8), ball(0.12, 0, tip + 0.32, 0, n=10)], "metal"))
     return parts
-
-

@@ -66,12 +66,23 @@ def mug(a: Any) -> list[PartSpec]:
         else:
             x0, x1, m = r * 0.84, r + 0.34, y + h * 0.52
             frame = [(x0, m - rise), (x1, m - rise), (x1, m + rise), (x0, m + rise)]
-            inner = [(x0 - 1, m - rise + 0.13), (x1 - 0.13, m - rise + 0.13), (x1 - 0.13, m + rise - 0.13), (x0 - 1, m + rise - 0.13)]
+            inner = [
+                (x0 - 1, m - rise + 0.13),
+                (x1 - 0.13, m - rise + 0.13),
+                (x1 - 0.13, m + rise - 0.13),
+                (x0 - 1, m + rise - 0.13),
+            ]
             handle = prism(frame, 0.16) - prism(inner, 1)
         inside = turned([(x - 0.05, t) for x, t in silhouette(a.body, r, h, y)])
         parts.append(("handle", handle - inside, a.color))
     if a.saucer:
-        parts.append(("saucer", lathe([(0, 0), (r * 1.05, 0), (r * 1.6, 0.12), (r * 1.6, 0.2), (r * 0.9, 0.1), (0, 0.1)]), a.color))
+        parts.append(
+            (
+                "saucer",
+                lathe([(0, 0), (r * 1.05, 0), (r * 1.6, 0.12), (r * 1.6, 0.2), (r * 0.9, 0.1), (0, 0.1)]),
+                a.color,
+            )
+        )
     if a.foot:
         parts.append(("raised foot", cyl(r * 0.62, 0.14, 0, y - 0.12), a.color))
     if a.band:
@@ -109,7 +120,10 @@ def bottle(a: Any) -> list[PartSpec]:
     if a.shoulder == "sloped":
         curve = [(r, 0.0), (neck_r, shoulder)]
     else:
-        curve = [(neck_r + (r - neck_r) * math.cos(t), shoulder * math.sin(t)) for t in (i * math.pi / 2 / steps for i in range(steps + 1))]
+        curve = [
+            (neck_r + (r - neck_r) * math.cos(t), shoulder * math.sin(t))
+            for t in (i * math.pi / 2 / steps for i in range(steps + 1))
+        ]
     if a.shape == "round":
         top = turned([(x, body_h - 0.01 + t) for x, t in curve])
     else:
@@ -118,13 +132,23 @@ def bottle(a: Any) -> list[PartSpec]:
             pieces.append(plate(outline("square", 2 * r0, 2 * r0), y1 - y0 + 0.002, body_h - 0.002 + y0, r1 / r0))
         top = pieces[0] if len(pieces) == 1 else pieces[0] + pieces[1] + pieces[2] + pieces[3] + pieces[4]
     tip = body_h + shoulder + a.neck
-    parts: list[PartSpec] = [("body", [base, top, cyl(neck_r, a.neck + 0.1, 0, tip - a.neck - 0.1), cyl(neck_r + 0.05, 0.12, 0, tip - 0.18)], a.color)]
+    parts: list[PartSpec] = [
+        (
+            "body",
+            [base, top, cyl(neck_r, a.neck + 0.1, 0, tip - a.neck - 0.1), cyl(neck_r + 0.05, 0.12, 0, tip - 0.18)],
+            a.color,
+        )
+    ]
     if a.top == "cap":
         parts.append(("cap", cyl(neck_r + 0.1, 0.24, 0, tip - 0.08), "metal"))
     elif a.top == "cork":
         parts.append(("cork", cyl(neck_r - 0.03, 0.26, 0, tip - 0.02, top=neck_r + 0.03), "wooden"))
     if a.label:
-        label = cyl(r + 0.05, body_h * 0.5, 0, body_h * 0.25, n=24) if a.shape == "round" else box(2 * r + 0.09, body_h * 0.5, 2 * r + 0.09, 0, body_h * 0.25)
+        label = (
+            cyl(r + 0.05, body_h * 0.5, 0, body_h * 0.25, n=24)
+            if a.shape == "round"
+            else box(2 * r + 0.09, body_h * 0.5, 2 * r + 0.09, 0, body_h * 0.25)
+        )
         parts.append(("paper label", label, a.paper_label_color))
     if a.handle:
         parts.append(("side handle", arc(0.3, 0.07, -90, 90, (r * 0.85, body_h * 0.66, 0), 20), a.color))
@@ -168,7 +192,14 @@ def vase(a: Any) -> list[PartSpec]:
     if a.ring:
         wide = {"bulbous": 1.0, "hourglass": 0.72, "flared": 0.54, "tapered": 0.8, "rounded": 0.99}[a.shape]
         level = {"bulbous": 0.36, "hourglass": 0.26, "flared": 0.4}.get(a.shape, 0.38)
-        ring = lathe([(r * wide - 0.06, y + h * level - 0.07), (r * wide + 0.08, y + h * level - 0.07), (r * wide + 0.08, y + h * level + 0.07), (r * wide - 0.06, y + h * level + 0.07)])
+        ring = lathe(
+            [
+                (r * wide - 0.06, y + h * level - 0.07),
+                (r * wide + 0.08, y + h * level - 0.07),
+                (r * wide + 0.08, y + h * level + 0.07),
+                (r * wide - 0.06, y + h * level + 0.07),
+            ]
+        )
         parts.append(("raised ring", ring, a.color))
     return parts
 
@@ -206,7 +237,21 @@ def bowl(a: Any) -> list[PartSpec]:
         inside = turned([(max(x - 0.07, 0.03), t) for x, t in curve])
         parts.append(("handles", both(handle - inside), a.color))
     if a.rim:
-        parts.append(("thick rim", lathe([(edge - 0.1, y + h - 0.09), (edge + 0.1, y + h - 0.09), (edge + 0.1, y + h + 0.06), (edge - 0.1, y + h + 0.06)], 28), a.color))
+        parts.append(
+            (
+                "thick rim",
+                lathe(
+                    [
+                        (edge - 0.1, y + h - 0.09),
+                        (edge + 0.1, y + h - 0.09),
+                        (edge + 0.1, y + h + 0.06),
+                        (edge - 0.1, y + h + 0.06),
+                    ],
+                    28,
+                ),
+                a.color,
+            )
+        )
     if a.fruits:
         places = [(0.0, 0.0)] if a.fruits == 1 else [(0.0, 0.27), (0.24, -0.14), (-0.24, -0.14)]
         parts.append(("fruits", [ball(0.29, x, y + 0.36, z, n=14) for x, z in places], a.fruits_color))
@@ -238,7 +283,11 @@ def teapot(a: Any) -> list[PartSpec]:
         spout = [rod((r * 0.7, mid - ry * 0.25, 0), (r + 0.42, mid + ry * 0.66, 0), 0.15, 0.085, 14)]
     else:
         bend = (r + 0.2, mid + 0.02, 0)
-        spout = [rod((r * 0.7, mid - ry * 0.3, 0), bend, 0.15, 0.11, 14), ball(0.112, *bend, n=14), rod(bend, (r + 0.36, mid + ry * 0.85, 0), 0.11, 0.08, 14)]
+        spout = [
+            rod((r * 0.7, mid - ry * 0.3, 0), bend, 0.15, 0.11, 14),
+            ball(0.112, *bend, n=14),
+            rod(bend, (r + 0.36, mid + ry * 0.85, 0), 0.11, 0.08, 14),
+        ]
     parts: list[PartSpec] = [("body", body, a.color), ("spout", spout, a.color)]
     if a.handle == "side":
         parts.append(("handle", arc(min(0.32, ry * 0.66), 0.07, 90, 270, (-r * 0.76, mid + 0.02, 0), 20), a.color))
@@ -288,7 +337,13 @@ def wine_glass(a: Any) -> list[PartSpec]:
     if a.knot:
         parts.append(("ball on the stem", ball(0.15, 0, 0.1 + a.stem * 0.5, 0, n=14), a.color))
     if a.filled:
-        parts.append(("drink inside", turned([(x - 0.03, t) for x, t in curve]) ^ box(4, a.cup_height * 0.62, 4, 0, y + 0.08), a.drink_inside_color))
+        parts.append(
+            (
+                "drink inside",
+                turned([(x - 0.03, t) for x, t in curve]) ^ box(4, a.cup_height * 0.62, 4, 0, y + 0.08),
+                a.drink_inside_color,
+            )
+        )
     return parts
 
 
@@ -326,7 +381,13 @@ def bucket(a: Any) -> list[PartSpec]:
         parts.append(("handle", handle.rotate((tilt, 0, 0)).translate((0, h - 0.07, 0)), a.bands_color))
     levels = {0: (), 1: (0.45,), 2: (0.2, 0.65)}[a.bands]
     if levels:
-        parts.append(("bands", [shell(0.05, h * t, h * t + 0.11) - shell(-0.05, h * t - 0.01, h * t + 0.13) for t in levels], a.bands_color))
+        parts.append(
+            (
+                "bands",
+                [shell(0.05, h * t, h * t + 0.11) - shell(-0.05, h * t - 0.01, h * t + 0.13) for t in levels],
+                a.bands_color,
+            )
+        )
     if a.rim:
         parts.append(("thick rim", shell(0.07, h - 0.11, h) - shell(-0.06, h - 0.2, h + 0.1), a.color))
     if a.filled:
@@ -355,7 +416,10 @@ def trophy(a: Any) -> list[PartSpec]:
         side = 0.95 - 0.17 * i
         base.append(box(side, 0.16, side, y=y) if a.base == "square" else cyl(side / 2, 0.16, 0, y))
         y += 0.15
-    parts: list[PartSpec] = [("base", base, a.base_color), ("stem", cyl(0.22, a.stem + 0.05, 0, y - 0.02, top=0.1), a.color)]
+    parts: list[PartSpec] = [
+        ("base", base, a.base_color),
+        ("stem", cyl(0.22, a.stem + 0.05, 0, y - 0.02, top=0.1), a.color),
+    ]
     y += a.stem
     h = a.cup_height
     curves: dict[str, list[Point2]] = {
@@ -368,13 +432,28 @@ def trophy(a: Any) -> list[PartSpec]:
     cup = turned(curve) if closed else hollow(curve, 0.09, floor=0.15)
     parts.append(("cup", cup, a.color))
     if a.handles:
-        parts.append(("handles", both(arc(h * 0.28, 0.06, -90, 90, (0.42, y + h * 0.62, 0), 20) - turned([(x - 0.05, t) for x, t in curve])), a.color))
+        parts.append(
+            (
+                "handles",
+                both(
+                    arc(h * 0.28, 0.06, -90, 90, (0.42, y + h * 0.62, 0), 20)
+                    - turned([(x - 0.05, t) for x, t in curve])
+                ),
+                a.color,
+            )
+        )
     top = y + h
     if a.top == "ball":
-        parts.append(("ball on top", [cyl(0.36, 0.12, 0, top - 0.02, top=0.14), ball(0.22, 0, top + 0.26, 0)], a.color))
+        parts.append(
+            ("ball on top", [cyl(0.36, 0.12, 0, top - 0.02, top=0.14), ball(0.22, 0, top + 0.26, 0)], a.color)
+        )
     elif a.top == "star":
-        star = [((0.34 if i % 2 == 0 else 0.15) * math.sin(i * math.pi / 5), top + 0.3 + (0.34 if i % 2 == 0 else 0.15) * math.cos(i * math.pi / 5)) for i in range(10)]
+        star = [
+            (
+                (0.34 if i % 2 == 0 else 0.15) * math.sin(i * math.pi / 5),
+                top + 0.3 + (0.34 if i % 2 == 0 else 0.15) * math.cos(i * math.pi / 5),
+            )
+            for i in range(10)
+        ]
         parts.append(("star on top", [cyl(0.36, 0.12, 0, top - 0.02, top=0.14), prism(star[::-1], 0.14)], a.color))
     return parts
-
-
