@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from ..data.records import CAPTION_LEVELS
 from ..data.store import AssetStore
@@ -188,25 +188,31 @@ def validation_batches(
     return result
 
 
-def text_tokenizers(recipe: Recipe, store: AssetStore) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
-    """Tokenizers by name or folder, or new ones built on the training captions."""
-    from transformers import AutoTokenizer
+def text_tokenizers(
+    recipe: Recipe, store: AssetStore, arguments: TrainingArguments
+) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Tokenizers by name or folder, or new ones built on the training captions.
 
-    built: list[PreTrainedTokenizerBase] = []
-    captions = [
-        text
-        for record in store.records
-        if record.split == "train"
-        for texts in record.captions.values()
-        for text in texts
-    ]
+    New ones are built once, by the first process, and kept in the output folder: building again could break ties between
+    equally frequent pairs in another way, and a resumed run or another rank must read text alike.
+    """
+    tokenizers: list[PreTrainedTokenizerBase] = []
     for name, build in (("tokenizer", build_clip_tokenizer), ("tokenizer_2", build_qwen_tokenizer)):
         option = recipe.options[name]
-        if isinstance(option, str):
-            built.append(AutoTokenizer.from_pretrained(option))
-        else:
-            built.append(build(captions, option["vocab_size"], option["max_length"]))
-    return built[0], built[1]
+        folder = option if isinstance(option, str) else recipe.output_dir / name
+        with arguments.main_process_first(desc=f"build {name}"):
+            if not isinstance(option, str) and not Path(folder).is_dir():
+                built = build(training_captions(store), option["vocab_size"], option["max_length"])
+                built.save_pretrained(f"{folder}.tmp")
+                Path(f"{folder}.tmp").replace(folder)
+        tokenizers.append(AutoTokenizer.from_pretrained(folder))
+    return tokenizers[0], tokenizers[1]
+
+
+def training_captions(store: AssetStore) -> list[str]:
+    """Every caption of the training split."""
+    records = (record for record in store.records if record.split == "train")
+    return [text for record in records for texts in record.captions.values() for text in texts]
 
 
 def train(recipe: Recipe) -> dict[str, float]:
@@ -218,7 +224,7 @@ def train(recipe: Recipe) -> dict[str, float]:
     tokens.check(*(Path(recipe.data[name]) for name in ("shape_tokenizer", "image_tokenizer", "image_vae")))
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
-    tokenizer, tokenizer_2 = text_tokenizers(recipe, store)
+    tokenizer, tokenizer_2 = text_tokenizers(recipe, store, arguments)
     text_encoder, text_encoder_2 = build_text_encoders(recipe.options, tokenizer, tokenizer_2)
     widths = {
         "text_embed_dim": text_encoder.config.hidden_size,

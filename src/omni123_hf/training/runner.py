@@ -5,6 +5,7 @@ resumed run skips to its k without reading anything.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,11 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         fields["bf16"] = fields["fp16"] = False
         fields["use_cpu"] = True
         fields.setdefault("dataloader_pin_memory", False)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # A rank's task may leave one head without a gradient in a step.
+        fields.setdefault("ddp_find_unused_parameters", True)
+        if not torch.cuda.is_available():
+            fields.setdefault("ddp_backend", "gloo")
     if "max_steps" not in fields:
         raise ValueError("the recipe's training section needs max_steps.")
     return TrainingArguments(output_dir=str(recipe.output_dir), seed=recipe.seed, **fields)
@@ -97,10 +103,12 @@ def run(trainer: Trainer, recipe: Recipe, save: Callable[[Path], None]) -> dict[
     `save(folder)` writes the final model; returns the final validation figures.
     """
     recipe.output_dir.mkdir(parents=True, exist_ok=True)
-    (recipe.output_dir / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
+    if trainer.is_world_process_zero():
+        (recipe.output_dir / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
     trainer.add_callback(JsonLinesLog(recipe.output_dir / "log.jsonl"))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(recipe.output_dir)))
     metrics = trainer.evaluate()
-    save(recipe.output_dir / "final")
-    (recipe.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    if trainer.is_world_process_zero():
+        save(recipe.output_dir / "final")
+        (recipe.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
