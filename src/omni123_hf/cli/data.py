@@ -58,6 +58,18 @@ def prepare(
 
 
 @data_app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Prepared data sets.", metavar="DIR...")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the merged data set.")],
+) -> None:
+    """Write several prepared data sets as one."""
+    from omni123_hf.data.merge import merge_stores
+
+    store = merge_stores(folders, out)
+    typer.echo(f"{out}: {len(store)} assets, content hash {store.content_hash[:16]}")
+
+
+@data_app.command()
 def stats(folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")]) -> None:
     """Counts of a prepared data set by split, source, licence and category."""
     from omni123_hf.data.store import AssetStore

@@ -1,7 +1,5 @@
 """The `omni123` command: registers the sub-commands and turns every error that a user can mend into one line."""
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -9,8 +7,12 @@ from typing import Annotated
 import typer
 
 from omni123_hf import __version__
+from omni123_hf.cli.assemble import assemble
+from omni123_hf.cli.data import data_app
+from omni123_hf.cli.evaluate import evaluate_app
 from omni123_hf.cli.generate import generate
 from omni123_hf.cli.info import info
+from omni123_hf.cli.train import train
 from omni123_hf.errors import Omni123Error
 
 
@@ -43,11 +45,10 @@ def build_app() -> typer.Typer:
 
     app.command()(generate)
     app.command()(info)
-    for module, attribute, name in (("data", "data_app", "data"), ("evaluate", "evaluate_app", "evaluate")):
-        if importlib.util.find_spec(f"omni123_hf.cli.{module}"):
-            app.add_typer(getattr(importlib.import_module(f"omni123_hf.cli.{module}"), attribute), name=name)
-    if importlib.util.find_spec("omni123_hf.cli.train"):
-        app.command()(importlib.import_module("omni123_hf.cli.train").train)
+    app.add_typer(data_app, name="data")
+    app.add_typer(evaluate_app, name="evaluate")
+    app.command()(train)
+    app.command()(assemble)
     return app
 
 

@@ -32,7 +32,7 @@ class Omni123ShapeTokenizerOutput(ModelOutput):
 
 
 class PhaseModulatedEmbedding(nn.Module):
-    """Embeds positions `(..., 3)` as `[x | cos fm + cos pm | sin fm + sin pm]`, width `3 + 6 L` (paper §4.2, cube3d.md §1.2)."""
+    """Embeds positions `(..., 3)` as `[x | cos fm + cos pm | sin fm + sin pm]`, width `3 + 6 L` (paper §4.2; Cube 3D)."""
 
     def __init__(self, num_frequencies: int):
         super().__init__()

@@ -49,7 +49,7 @@ def sinkhorn_assignment(
 
 
 class SphericalVectorQuantizer(nn.Module):
-    """Projects latents to the code space, quantises them on the sphere and projects back (cube3d.md §1.2).
+    """Projects latents to the code space, quantises them on the sphere and projects back (as released by Cube 3D).
 
     Codes are `RMS(scale * E + shift)` with a learned per-dimension scale and shift. `shortcut` is the linear path that
     skips quantisation in training (never used in inference).

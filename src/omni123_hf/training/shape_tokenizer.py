@@ -1,4 +1,4 @@
-"""Stage `shape-tokenizer`: occupancy autoencoding with an optimal-transport code book (paper §4.2, cube3d.md §3)."""
+"""Stage `shape-tokenizer`: occupancy autoencoding with an optimal-transport code book (paper §4.2; Cube 3D, arXiv 2503.15475)."""
 
 from pathlib import Path
 

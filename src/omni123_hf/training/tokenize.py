@@ -6,7 +6,7 @@ from tqdm.auto import tqdm
 
 from ..data.store import AssetStore
 from ..data.tokens import TokenStore, weights_hash
-from ..geometry.cameras import ALL_VIEWS
+from ..geometry.cameras import ALL_VIEWS, get_camera
 from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
@@ -29,13 +29,15 @@ def train(recipe: Recipe) -> dict[str, float]:
     image_vae = Omni123ImageVAE.from_pretrained(folders["image_vae"]).eval().to(device)
     image_tokenizer = Omni123ImageTokenizer.from_pretrained(folders["image_tokenizer"]).eval().to(device)
     batch = int(recipe.options.get("batch_size", 32))
+    views = list(recipe.options.get("views", ALL_VIEWS))
+    columns = [ALL_VIEWS.index(get_camera(name).name) for name in views]
     shapes, images = [], []
     for start in tqdm(range(0, len(store), batch), desc="tokenize"):
         rows = range(start, min(start + batch, len(store)))
         surface = torch.from_numpy(np.stack([store.surface(i) for i in rows]).astype(np.float32)).to(device)
         points, normals = surface[..., :3].clamp(-1.05, 1.05), surface[..., 3:]
         shapes.append(shape_tokenizer.encode(points, normals).cpu().numpy().astype(np.uint16))
-        pixels = pixels_from_views(np.stack([store.views(i) for i in rows])).to(device)
+        pixels = pixels_from_views(np.stack([store.views(i)[columns] for i in rows])).to(device)
         codes = image_tokenizer.encode(image_vae.encode(pixels.flatten(0, 1)))
         images.append(codes.unflatten(0, pixels.shape[:2]).cpu().numpy().astype(np.uint16))
     tokens = TokenStore(
@@ -43,7 +45,7 @@ def train(recipe: Recipe) -> dict[str, float]:
         np.concatenate(images),
         {
             "data_hash": store.content_hash,
-            "views": list(ALL_VIEWS),
+            "views": views,
             **{name: weights_hash(folder) for name, folder in folders.items()},
         },
     )
