@@ -1,9 +1,14 @@
 """A whole pipeline of tiny, real, randomly initialised components, saved once a test session."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+
+# Helpers that several rooms' tests share (`tiny_store`) stand beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 TINY_PROMPT = "a round wooden table with three legs"

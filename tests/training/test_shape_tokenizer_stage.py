@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_store import write_tiny_store
 
+from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling import Omni123ShapeTokenizer
 from omni123_hf.training import shape_tokenizer
 from omni123_hf.training.recipe import Recipe
@@ -87,3 +88,22 @@ def test_real_assets_get_their_share_of_the_draws(root):
     real = [store.records[int(i)].source != "parametric" for i in indices]
     assert weights.sum() == pytest.approx(1)
     assert weights[real].sum() == pytest.approx(0.25)
+
+
+def test_frozen_tokens_stay_while_the_decoder_learns(root, tmp_path):
+    first = recipe(root, tmp_path / "first", 40)
+    shape_tokenizer.train(first)
+    second = recipe(root, tmp_path / "second", 40, freeze_tokens=True)
+    second.model = {"from_pretrained": str(tmp_path / "first" / "final"), "vq_assignment": "nearest"}
+    shape_tokenizer.train(second)
+    before, after = (Omni123ShapeTokenizer.from_pretrained(tmp_path / part / "final") for part in ("first", "second"))
+    points, normals = torch.rand(4, 32, 3) - 0.5, torch.nn.functional.normalize(torch.randn(4, 32, 3), dim=-1)
+    tokens = before.encode(points, normals)
+    assert torch.equal(tokens, after.encode(points, normals))
+    queries = torch.rand(4, 16, 3) - 0.5
+    difference = before.query(before.decode_latents(tokens), queries) - after.query(
+        after.decode_latents(tokens), queries
+    )
+    assert difference.abs().max() > 1e-3
+    with pytest.raises(Omni123Error, match="from_pretrained"):
+        shape_tokenizer.train(recipe(root, tmp_path / "third", 1, freeze_tokens=True))

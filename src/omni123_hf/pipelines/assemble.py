@@ -6,11 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
 from ..data.store import AssetStore
+from ..data.tokens import TokenStore
+from ..data.views import pixels_from_views
 from ..errors import Omni123Error
+from ..geometry.cameras import ALL_VIEWS
 from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration
@@ -19,9 +23,10 @@ from .pipeline_joint import Omni123JointPipeline
 from .registry import write_provenance
 
 
-STAGE_FOLDERS = {"shape_tokenizer": "shape_tokenizer", "image_vae": "image_vae", "image_tokenizer": "image_tokenizer"}
+STAGE_FOLDERS = {"shape_tokenizer": "shape_decoder", "image_vae": "image_vae", "image_tokenizer": "image_tokenizer"}
 LOG_NAMES = {
     "shape_tokenizer": "shape_tokenizer",
+    "shape_decoder": "shape_decoder",
     "image_vae": "image_vae",
     "image_tokenizer": "image_tokenizer",
     "pretrain": "omni123",
@@ -40,6 +45,27 @@ def data_lineage(store: AssetStore) -> dict[str, Any]:
             for (source, licence, attribution), count in sorted(entries.items())
         ],
     }
+
+
+@torch.no_grad()
+def check_tokens(pipeline: Omni123JointPipeline, store: AssetStore, tokens: TokenStore, count: int = 32) -> None:
+    """Raises `Omni123Error` unless the tokenizers still give the tokens that the backbone was trained on."""
+    rows = np.linspace(0, len(store) - 1, count).round().astype(int)
+    surface = torch.from_numpy(store.surface(rows))
+    shapes = pipeline.shape_tokenizer.encode(surface[..., :3].clamp(-1.05, 1.05), surface[..., 3:])
+    columns = [ALL_VIEWS.index(view) for view in tokens.info["views"]]
+    pixels = pixels_from_views(store.views(rows)[:, columns])
+    images = pipeline.image_tokenizer.encode(pipeline.image_vae.encode(pixels.flatten(0, 1)))
+    for name, now, stored in (
+        ("shape", shapes, tokens.shape_tokens[rows]),
+        ("image", images.unflatten(0, pixels.shape[:2]), tokens.image_tokens[rows]),
+    ):
+        agreement = float((now.numpy() == stored).mean())
+        # Batches of another size may flip a code whose two nearest are equally far.
+        if agreement < 0.999:
+            raise Omni123Error(
+                f"only {agreement:.1%} of the {name} tokens are those the backbone was trained on: tokenize and train again."
+            )
 
 
 def assemble(runs: str | Path, data: str | Path, out: str | Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -65,6 +91,7 @@ def assemble(runs: str | Path, data: str | Path, out: str | Path, dtype: torch.d
         shape_tokenizer=Omni123ShapeTokenizer.from_pretrained(tokenizers["shape_tokenizer"], dtype=dtype),
     )
     store = AssetStore.open(data)
+    check_tokens(pipeline, store, TokenStore.open(runs / "tokens"))
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)

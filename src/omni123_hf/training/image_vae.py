@@ -12,13 +12,13 @@ import torch
 from transformers import DINOv3ViTModel, Trainer
 
 from ..data.store import AssetStore
+from ..data.views import pixels_from_views
 from ..geometry.cameras import ALL_VIEWS
 from ..modeling.configuration_image_vae import Omni123ImageVAEConfig
 from ..modeling.modeling_image_vae import Omni123ImageVAE, image_psnr
 from .recipe import Recipe, build_config
 from .runner import CounterDataset, run, samples_in_run, training_arguments
 from .shape_tokenizer import source_weights, stack
-from .tokenize import pixels_from_views
 
 
 PerceptualLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -7,6 +7,7 @@ import torch
 from transformers import Trainer
 
 from ..data.store import AssetStore
+from ..errors import Omni123Error
 from ..modeling.anchored_initialization import initialize_anchored
 from ..modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
@@ -120,6 +121,31 @@ def source_weights(store: AssetStore, indices: np.ndarray, real_share: float) ->
     return np.where(real, real_share / real.sum(), (1 - real_share) / (~real).sum())
 
 
+def freeze_tokens(model: Omni123ShapeTokenizer) -> None:
+    """Leaves only the parts behind the codes trainable: shapes keep their tokens, and what reads them goes on learning."""
+    model.requires_grad_(False)
+    for module in (model.quantizer.out_proj, model.decoder, model.occupancy_head):
+        module.requires_grad_(True)
+
+
+def build_model(recipe: Recipe, options: dict) -> Omni123ShapeTokenizer:
+    """A new model, or with `model.from_pretrained` a trained one; other fields of the section change its configuration."""
+    fields = dict(recipe.model)
+    initial = fields.pop("from_pretrained", None)
+    if initial is None:
+        model = Omni123ShapeTokenizer(build_config(Omni123ShapeTokenizerConfig, fields))
+        if options["anchored_initialization"]:
+            initialize_anchored(model)
+    else:
+        model = Omni123ShapeTokenizer.from_pretrained(initial, **fields)
+        options["vq_warmup_steps"] = 0
+    if options["freeze_tokens"]:
+        if initial is None:
+            raise Omni123Error("freeze_tokens needs a trained model: give model.from_pretrained.")
+        freeze_tokens(model)
+    return model.float()
+
+
 def train(recipe: Recipe) -> dict[str, float]:
     """Trains the shape tokenizer of a recipe; writes `final/` in the output folder and returns validation figures."""
     store = AssetStore.open(recipe.data["root"])
@@ -131,19 +157,12 @@ def train(recipe: Recipe) -> dict[str, float]:
         "vq_warmup_steps": 300,
         "validation_assets": 96,
         "anchored_initialization": False,
+        "freeze_tokens": False,
         **recipe.options,
     }
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
-    initial = recipe.model.pop("from_pretrained", None)
-    if initial:
-        model = Omni123ShapeTokenizer.from_pretrained(initial)
-        options["vq_warmup_steps"] = 0
-    else:
-        model = Omni123ShapeTokenizer(build_config(Omni123ShapeTokenizerConfig, recipe.model))
-        if options["anchored_initialization"]:
-            initialize_anchored(model)
-    model.float()
+    model = build_model(recipe, options)
     indices = store.indices("train")
     weights = source_weights(store, indices, options["real_share"])
     held_in = store.indices("validation")

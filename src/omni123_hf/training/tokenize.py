@@ -6,17 +6,12 @@ from tqdm.auto import tqdm
 
 from ..data.store import AssetStore
 from ..data.tokens import TokenStore, weights_hash
+from ..data.views import pixels_from_views
 from ..geometry.cameras import ALL_VIEWS, get_camera
 from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from .recipe import Recipe
-
-
-def pixels_from_views(views: np.ndarray) -> torch.Tensor:
-    """RGBA uint8 `(..., H, W, 4)` on white to pixels `(..., 3, H, W)` in [-1, 1]."""
-    rgb = torch.from_numpy(np.ascontiguousarray(views[..., :3])).movedim(-1, -3)
-    return rgb.float() / 127.5 - 1
 
 
 @torch.no_grad()
