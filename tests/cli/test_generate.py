@@ -138,6 +138,16 @@ def test_an_error_while_writing_leaves_nothing(tiny_pipeline_folder, tmp_path, s
     assert not list(tmp_path.iterdir())
 
 
+def test_out_of_memory_is_one_line(tiny_pipeline_folder, tmp_path, monkeypatch, capsys):
+    def exhausted(self, latents, queries):
+        return torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("omni123_hf.modeling.modeling_shape_tokenizer.Omni123ShapeTokenizer.query", exhausted)
+    assert generate(tiny_pipeline_folder, tmp_path / "outputs", "--quiet") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: out of memory")
+    assert not list(tmp_path.iterdir())
+
+
 def test_debug_shows_the_traceback(tiny_pipeline_folder, tmp_path):
     from omni123_hf.errors import Omni123Error
 

@@ -140,3 +140,18 @@ def test_parametric_objects_are_prepared_from_category_and_seed():
     assert prepared.method == "winding"
     with pytest.raises(Omni123Error, match="unknown categor"):
         prepare_asset(ParametricSpec("no such thing", 0), SMALL)
+
+
+def test_a_data_set_that_was_not_prepared_here_is_not_overwritten(tmp_path):
+    prepare_dataset([FakeAsset("fake/ball")], tmp_path, config=SMALL, show_progress=False)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(Omni123Error, match="not prepared here"):
+        prepare_dataset([FakeAsset("fake/other")], tmp_path, config=SMALL, show_progress=False)
+    assert AssetStore.open(tmp_path).records[0].id == "fake/ball"
+
+
+def test_a_missing_labeller_is_said_before_closed_meshes_are_rejected_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Omni123Error, match="needs libigl"):
+        prepare_dataset([FakeAsset("fake/ball")], tmp_path / "out", config=SMALL, show_progress=False)
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from omni123_hf.data.merge import merge_stores
 from omni123_hf.data.records import AssetRecord, read_records, write_records
 from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import AssetStore, StoreSizes, StoreWriter
@@ -108,3 +109,20 @@ def test_splits_have_their_shares_and_are_stable():
     assert split_of("asset/7") == split_of("asset/7") and any(
         split_of(f"{i}") != split_of(f"{i}", 1) for i in range(99)
     )
+
+
+def test_a_truncated_array_is_one_clear_line(tmp_path):
+    write(tmp_path)
+    file = tmp_path / "surface.npy"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(Omni123Error, match="surface.npy is broken or truncated"):
+        AssetStore.open(tmp_path)
+
+
+def test_merging_never_overwrites_what_it_reads(tmp_path):
+    write(tmp_path / "a")
+    before = (tmp_path / "a" / "surface.npy").read_bytes()
+    with pytest.raises(Omni123Error, match="another --out"):
+        merge_stores([tmp_path / "a"], tmp_path / "." / "a")
+    assert (tmp_path / "a" / "surface.npy").read_bytes() == before
+    assert len(merge_stores([tmp_path / "a"], tmp_path / "b")) == len(AssetStore.open(tmp_path / "a"))

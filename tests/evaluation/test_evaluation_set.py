@@ -33,6 +33,16 @@ def test_selection_says_what_is_missing(box_store):
         select_assets(box_store.records, 4)
 
 
+def test_an_asset_without_a_prompt_is_not_chosen(box_store):
+    from dataclasses import replace
+
+    silent = {"short": ["thing"], "medium": [], "long": []}
+    lost = select_assets(box_store.records, 15, 0)[0].id
+    records = [replace(r, captions=silent) if r.id == lost else r for r in box_store.records]
+    chosen = select_assets(records, 15, 0)
+    assert len(chosen) == 15 and lost not in {record.id for record in chosen}
+
+
 def _many(store):
     from dataclasses import replace
 
@@ -65,6 +75,10 @@ def test_damaged_or_missing_sets_are_named(evaluation_set, tmp_path):
     (tmp_path / "evaluation_set.json").write_text(json.dumps(info | {"set_hash": "0"}))
     with pytest.raises(Omni123Error, match="recorded hash"):
         EvaluationSet.load(tmp_path)
+    (tmp_path / "evaluation_set.json").write_text("{")
+    with pytest.raises(Omni123Error, match="cannot be read"):
+        EvaluationSet.load(tmp_path)
+    (tmp_path / "evaluation_set.json").write_text(json.dumps(info))
     arrays = (tmp_path / "arrays.npz").read_bytes()
     (tmp_path / "arrays.npz").write_bytes(arrays[: len(arrays) // 2])
     with pytest.raises(Omni123Error, match="cannot be read"):

@@ -14,7 +14,13 @@ from omni123_hf.cli.evaluate import evaluate_app
 from omni123_hf.errors import Omni123Error
 from omni123_hf.evaluation.card import write_card
 from omni123_hf.evaluation.evaluation_set import EvaluationSet
-from omni123_hf.evaluation.figures_generation import Generation, health_figures, joint_figures, retrieval_figures
+from omni123_hf.evaluation.figures_generation import (
+    Generation,
+    decode_shape,
+    health_figures,
+    joint_figures,
+    retrieval_figures,
+)
 from omni123_hf.evaluation.figures_tokenizers import image_tokenizer_figures, shape_tokenizer_figures
 from omni123_hf.evaluation.protocol_mini import load_evaluation_set, run_mini
 from omni123_hf.evaluation.report import figure_rows, markdown_table, read_json, terminal_table, write_json
@@ -204,3 +210,27 @@ def test_command_line(tiny_pipeline_folder, box_store, tmp_path):
     assert Image.open(tmp_path / "s.png").width > 900
     refused = runner.invoke(evaluate_app, [*arguments, "--split", "train"])
     assert isinstance(refused.exception, Omni123Error)
+
+
+def test_a_surface_that_cannot_be_closed_is_a_failure_of_one_object():
+    class Broken:
+        """A decoder whose field is not finite."""
+
+        def decode_latents(self, indices):
+            return indices
+
+        def project_latents(self, latents):
+            return latents
+
+        def query(self, memory, queries):
+            return torch.full(queries.shape[:2], torch.nan)
+
+    mesh, failure = decode_shape(Broken(), torch.zeros(8, dtype=torch.long), 16)
+    assert mesh is None and "not finite" in failure
+
+
+def test_a_result_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("here")
+    for option, path in (("--out", tmp_path / "file" / "r.json"), ("--samples", tmp_path)):
+        refused = CliRunner().invoke(evaluate_app, ["mini", "--model", "no-such-model", option, str(path)])
+        assert isinstance(refused.exception, Omni123Error) and "cannot write" in str(refused.exception)

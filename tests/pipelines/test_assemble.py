@@ -34,7 +34,8 @@ def runs(tiny_pipeline, tmp_path):
         shapes = tiny_pipeline.shape_tokenizer.encode(surface[..., :3], surface[..., 3:])
         pixels = pixels_from_views(store.views(rows)[:, ALL_VIEWS.index("three_quarter")])
         images = tiny_pipeline.image_tokenizer.encode(tiny_pipeline.image_vae.encode(pixels))
-    TokenStore(shapes.numpy(), images.numpy()[:, None], {"views": ["three_quarter"]}).save(folder / "tokens")
+    info = {"views": ["three_quarter"], "data_hash": store.content_hash}
+    TokenStore(shapes.numpy(), images.numpy()[:, None], info).save(folder / "tokens")
     return folder
 
 
@@ -61,3 +62,10 @@ def test_tokens_of_another_tokenizer_and_missing_stages_are_refused(runs, tmp_pa
     (runs / "pretrain" / "final").rename(runs / "pretrain" / "elsewhere")
     with pytest.raises(Omni123Error, match="pretrain"):
         assemble(runs, tmp_path / "data", tmp_path / "checkpoint")
+
+
+def test_another_data_set_is_refused(runs, tmp_path):
+    write_tiny_store(tmp_path / "other", 12)
+    with pytest.raises(Omni123Error, match="not the data set"):
+        assemble(runs, tmp_path / "other", tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()

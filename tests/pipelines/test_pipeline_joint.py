@@ -155,3 +155,12 @@ def test_dtype_reaches_every_model(tiny_pipeline_folder):
     loaded = Omni123JointPipeline.from_pretrained(tiny_pipeline_folder, dtype=torch.bfloat16)
     assert loaded.transformer.dtype == loaded.text_encoder.dtype == loaded.image_vae.dtype == torch.bfloat16
     assert not loaded.transformer.training
+
+
+def test_cached_files_of_the_control_group_count_as_free(tmp_path):
+    (tmp_path / "memory.max").write_text("4000000\n")
+    (tmp_path / "memory.current").write_text("3900000\n")
+    (tmp_path / "memory.stat").write_text("anon 900000\ninactive_file 3000000\n")
+    assert available_memory(tmp_path) == 3_100_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) > 3_100_000

@@ -136,3 +136,11 @@ def test_hub_id_goes_through_a_snapshot(tiny_pipeline_folder, monkeypatch):
 def test_hub_id_that_is_not_cached_offline(tmp_path):
     message = load_error("someone/nothing", cache_dir=str(tmp_path), local_files_only=True)
     assert "cannot download 'someone/nothing'" in message
+
+
+def test_a_revision_of_a_local_checkpoint_is_refused_and_not_ignored(tiny_pipeline_folder):
+    assert "leave out revision" in load_error(tiny_pipeline_folder, revision="v1")
+
+
+def test_a_home_folder_that_does_not_exist_is_an_unknown_checkpoint():
+    assert "unknown checkpoint" in load_error("~nobody-of-this-name/model")

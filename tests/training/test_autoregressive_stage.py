@@ -170,6 +170,7 @@ def test_the_collator_lays_a_prefix_task_out_as_declared(workspace):
         ({"tasks": {"text-to-4d": 1.0}}, "text-to-4d"),
         ({"tasks": {"edit-3d": 0.0, "text-to-posed-image": 1.0}}, "posed"),
         ({"caption_levels": {"tiny": 1.0}}, "tiny"),
+        ({"image_view": "below"}, "'below' has no tokens"),
     ],
 )
 def test_a_wrong_mixture_stops_before_the_first_step(workspace, tmp_path, options, message):

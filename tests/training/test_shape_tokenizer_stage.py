@@ -81,6 +81,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(root, tmp_path):
     assert steps == sorted(steps)
 
 
+def test_the_code_book_starts_once_with_gradient_accumulation(root, tmp_path, monkeypatch):
+    starts = []
+    start = shape_tokenizer.ShapeTokenizerTrainer.start_codebook
+    monkeypatch.setattr(
+        shape_tokenizer.ShapeTokenizerTrainer, "start_codebook", lambda self, *a: (starts.append(1), start(self, *a))
+    )
+    accumulating = recipe(root, tmp_path, 3, vq_warmup_steps=1)
+    accumulating.training["gradient_accumulation_steps"] = 2
+    shape_tokenizer.train(accumulating)
+    assert starts == [1]
+
+
 def test_real_assets_get_their_share_of_the_draws(root):
     store = write_tiny_store(root)
     indices = store.indices("train")
@@ -88,6 +100,10 @@ def test_real_assets_get_their_share_of_the_draws(root):
     real = [store.records[int(i)].source != "parametric" for i in indices]
     assert weights.sum() == pytest.approx(1)
     assert weights[real].sum() == pytest.approx(0.25)
+    with pytest.raises(Omni123Error, match="real_share is 2"):
+        shape_tokenizer.source_weights(store, indices, 2)
+    with pytest.raises(Omni123Error, match="no assets in split 'train'"):
+        shape_tokenizer.source_weights(store, indices[:0], 0.5)
 
 
 def test_frozen_tokens_stay_while_the_decoder_learns(root, tmp_path):

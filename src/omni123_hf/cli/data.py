@@ -95,7 +95,12 @@ def choose_assets(name: str, raw: Path, per_category: int | None, limit: int | N
     from omni123_hf.data.sources import SOURCES, iter_assets
 
     if name == PARAMETRIC:
-        specs: list[Any] = list(parametric_assets(per_category or 100, seed))
+        try:
+            specs: list[Any] = list(parametric_assets(per_category or 100, seed))
+        except ModuleNotFoundError as error:
+            raise Omni123Error(
+                f"parametric objects need {error.name}; install it with: pip install 'omni123-hf[data]'"
+            ) from error
         return specs[:limit]
     if name not in SOURCES:
         raise Omni123Error(f"unknown source {name!r}; choose from {PARAMETRIC}, {', '.join(SOURCES)}")

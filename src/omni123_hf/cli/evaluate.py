@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ def mini(
     ] = None,
     model: Annotated[str, typer.Option(help="Bundled name, folder, or Hub id of the checkpoint.")] = "omni123-mini",
     count: Annotated[int, typer.Option(help="Held-out objects; 100 in the protocol.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of objects and of all sampling of points.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of objects and of all sampling of points.")] = 0,
     resolution: Annotated[
         int, typer.Option(help="Grid points a side in surface extraction; 64 in the protocol.")
     ] = 64,
@@ -47,18 +48,21 @@ def mini(
     from omni123_hf.pipelines.pipeline_base import check_resolution
 
     check_resolution(resolution)
+    for path in (out, samples):
+        if path is not None:
+            _check_writable(path)
     evaluation_set = load_evaluation_set(data, count, seed)
     pipeline = load_pipeline(model, device)
     with _progress(quiet) as report:
         result, generations = run_mini(pipeline, evaluation_set, model, seed, resolution, report)
     Console().print(terminal_table(result))
     typer.echo(f"seconds: {sum(result['seconds'].values()):.0f}")
-    if samples is not None:
-        save_sample_sheet(generations["text-to-image-to-3d"], evaluation_set, samples)
-        typer.echo(f"samples: {samples}")
     if out is not None:
         write_json(result, out)
         typer.echo(f"figures: {out}")
+    if samples is not None:
+        save_sample_sheet(generations["text-to-image-to-3d"], evaluation_set, samples)
+        typer.echo(f"samples: {samples}")
 
 
 @evaluate_app.command("export-subset")
@@ -66,7 +70,7 @@ def export_subset(
     data: Annotated[Path, typer.Option(help="Prepared data set (omni123 data prepare).")],
     out: Annotated[Path, typer.Option(help="Folder of the evaluation set.")] = Path("checkpoints/omni123-mini-eval"),
     count: Annotated[int, typer.Option(help="Held-out objects.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice.")] = 0,
 ) -> None:
     """Write the held-out objects of the protocol, with attribution, as one small folder that evaluation can read."""
     from omni123_hf.data.store import AssetStore
@@ -94,6 +98,15 @@ def card(
 
     for path in write_card(read_json(results), logs, out):
         typer.echo(str(path))
+
+
+def _check_writable(path: Path) -> None:
+    """Find a file that cannot be written before minutes of work, not after. Raises `Omni123Error`."""
+    nearest = path.absolute().parent
+    while not nearest.exists():
+        nearest = nearest.parent
+    if path.is_dir() or not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise Omni123Error(f"cannot write {str(path)!r}; give a file in a folder that you may write to")
 
 
 @contextmanager

@@ -64,6 +64,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"error: {describe(error)}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if debug or not is_out_of_memory(error):
+            raise
+        print(f"error: {describe(MemoryError())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory, on an accelerator or the CPU. By name and text: torch may not even be loaded here."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def describe(error: BaseException) -> str:
@@ -71,5 +81,5 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"cannot use {str(error.filename)!r}: {error.strerror}"
     if isinstance(error, MemoryError):
-        return "out of memory; use a lower --resolution"
+        return "out of memory; use a lower --resolution, or in training a smaller batch"
     return " ".join(str(error).split()) or type(error).__name__

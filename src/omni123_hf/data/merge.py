@@ -12,8 +12,10 @@ from .store import ARRAYS, AssetStore, StoreWriter
 def merge_stores(folders: Sequence[str | Path], out: str | Path) -> AssetStore:
     """Writes the assets of all `folders`, in order, as one store in `out`.
 
-    Raises `Omni123Error` when sizes differ or an asset id stands in two of them.
+    Raises `Omni123Error` when sizes differ, an asset id stands in two of them, or `out` is one of them.
     """
+    if Path(out).resolve() in [Path(folder).resolve() for folder in folders]:
+        raise Omni123Error(f"{out} is one of the data sets to merge and would be overwritten; give another --out")
     stores = [AssetStore.open(folder) for folder in folders]
     if not stores:
         raise Omni123Error("nothing to merge: name at least one prepared data set.")

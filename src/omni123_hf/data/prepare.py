@@ -8,6 +8,7 @@ What an asset becomes depends only on the asset and the configuration, not on it
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -251,8 +252,8 @@ def prepare_dataset(
     """Prepare `assets` into the folder `out` with `workers` processes and open the result.
 
     Calling it again with the same assets and configuration goes on where a stopped run ended, and only opens what is
-    complete. Other assets or settings in a folder already begun, ids given twice and a run in which every asset is
-    rejected raise `Omni123Error`.
+    complete. Other assets or settings in a folder already begun, a folder that holds another data set, ids given
+    twice and a run in which every asset is rejected raise `Omni123Error`.
     """
     config = config or PreparationConfig()
     out = Path(out)
@@ -264,6 +265,11 @@ def prepare_dataset(
             raise Omni123Error(f"{out} was begun with other assets or settings; choose another folder or remove it")
         if (out / "dataset.json").is_file():
             return AssetStore.open(out)
+    elif (out / "dataset.json").is_file():
+        raise Omni123Error(f"{out} holds a data set that was not prepared here (a merged one?); choose another folder")
+    if importlib.util.find_spec("igl") is None:
+        # Labelling a closed mesh would fail, asset by asset, and leave a data set of the open ones only.
+        raise Omni123Error("preparing data needs libigl; install it with: pip install 'omni123-hf[data]'")
     shards.mkdir(parents=True, exist_ok=True)
     write_json(plan_file, plan)
 
@@ -351,6 +357,10 @@ def _run(jobs: list[tuple[int, list[Asset]]], shards: Path, config: PreparationC
             raise Omni123Error(
                 "a worker process died (out of memory?); run again to go on, with fewer workers"
             ) from error
+        except BaseException:
+            # Leaving the pool waits for everything submitted, which may be hours: finish only the shards in work.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @contextmanager

@@ -117,7 +117,12 @@ class AssetStore:
         return self._arrays[name]
 
     def _map(self, name: str) -> np.ndarray:
-        array = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        try:
+            array = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise Omni123Error(
+                f"{self.folder}/{name}.npy is broken or truncated; prepare the data set again"
+            ) from error
         shape, dtype = self.sizes.array(name)
         if array.shape != (len(self.records), *shape) or array.dtype != dtype:
             raise Omni123Error(f"{name}.npy is {array.dtype}{array.shape}, dataset.json says otherwise; prepare again")

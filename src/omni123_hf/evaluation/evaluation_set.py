@@ -77,7 +77,8 @@ def select_assets(records: Sequence[AssetRecord], count: int = 100, seed: int = 
     wanted = {KIND_PARAMETRIC: count - 2 * special, KIND_COMBINATION: special, KIND_REAL: special}
     chosen: list[AssetRecord] = []
     for kind in KINDS:
-        pool = [record for record in records if kind_of(record) == kind]
+        # The medium caption is the prompt; an asset of a user's own source may lack it.
+        pool = [record for record in records if kind_of(record) == kind and record.captions["medium"]]
         if len(pool) < wanted[kind]:
             raise Omni123Error(
                 f"The data set has {len(pool)} held-out objects of kind '{kind}', {count} objects need {wanted[kind]}: "
@@ -199,13 +200,13 @@ class EvaluationSet:
                 f"No evaluation set in {folder} (missing {', '.join(missing)}): pass --data with a data set made by "
                 "'omni123 data prepare', or export one with 'omni123 evaluate export-subset'."
             )
-        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         try:
+            info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
             with np.load(folder / ARRAYS_FILE, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise Omni123Error(
-                f"{folder / ARRAYS_FILE} cannot be read ({error}): fetch or export the set anew."
+                f"The evaluation set in {folder} cannot be read ({error}): fetch or export it anew."
             ) from error
         queries = arrays["queries"]
         loaded = cls(

@@ -17,6 +17,7 @@ import trimesh
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from omni123_hf.errors import Omni123Error
 from omni123_hf.evaluation.baselines import ALL, baseline_key
 from omni123_hf.evaluation.evaluation_set import KIND_COMBINATION, KIND_PARAMETRIC, KIND_REAL, EvaluationSet
 from omni123_hf.evaluation.joint_metrics import (
@@ -28,7 +29,7 @@ from omni123_hf.evaluation.joint_metrics import (
 )
 from omni123_hf.evaluation.sparse_field import SparseField
 from omni123_hf.geometry.cameras import ALL_VIEWS, THREE_QUARTER, get_camera
-from omni123_hf.geometry.extraction import EmptySurfaceError, extract_surface
+from omni123_hf.geometry.extraction import extract_surface
 from omni123_hf.geometry.health import mesh_health
 from omni123_hf.geometry.rasterizer import render
 from omni123_hf.geometry.sampling import sample_surface
@@ -100,7 +101,8 @@ def decode_shape(
 
     try:
         return extract_surface(SparseField(field), resolution=resolution, chunk=QUERY_CHUNK), None
-    except EmptySurfaceError as error:
+    except Omni123Error as error:
+        # As in the pipeline: no surface, or none that is closed, is this object's failure and does not end the run.
         return None, str(error)
 
 

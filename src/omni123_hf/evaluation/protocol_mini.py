@@ -1,6 +1,6 @@
 """Protocol `omni123-mini-v1`: all figures of the small checkpoint on 100 held-out objects, within minutes on two CPU cores.
 
-Differences from the full protocol, all for size and time: 2,048 stored points a surface and 2 × 2,048 stored labelled
+Cut for size and time: 2,048 stored points a surface and 2 × 2,048 stored labelled
 points (near-surface noise σ 0.02 and 0.08, as in training) instead of 100,000 fresh ones, 1,024 points in retrieval, an
 extraction grid of 64, images of 64². References and outputs share the references' frame; nothing is normalised twice.
 """

@@ -119,7 +119,7 @@ def figure_rows(result: dict[str, Any]) -> list[FigureRow]:
             chance = (1 if key == "rank1" else text["within"]) / size
             rows.append(
                 FigureRow(
-                    f"{label.replace(str(text['group_size']), str(size), 1)} real assets",
+                    f"{label.replace(str(text['group_size']), str(size), 1)}, real assets",
                     text["real"][key],
                     "%",
                     chance=chance,

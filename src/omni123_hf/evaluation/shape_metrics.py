@@ -1,6 +1,6 @@
 """Shape metrics as pure functions on points, occupancies and meshes.
 
-Two rules hold everywhere (evaluation protocol, "Shapes against a reference"):
+Two rules hold everywhere:
 - prediction and reference share one frame, the reference's (longest side 1.92, centred); they are never normalised separately;
 - a failed prediction is `None` and gets the worst score (`worst_scores`); it is never dropped.
 
@@ -112,7 +112,7 @@ def occupancy_iou(prediction: np.ndarray, reference: np.ndarray) -> float:
 
 
 def uniform_points(count: int, bound: float, rng: np.random.Generator) -> np.ndarray:
-    """`count` points (count, 3) uniform in the cube ±bound, for the volume IoU (100,000 in the full protocol)."""
+    """`count` points (count, 3) uniform in the cube ±bound, for the volume IoU (100,000 is usual)."""
     return rng.uniform(-bound, bound, size=(count, 3))
 
 
@@ -132,7 +132,7 @@ def compare_meshes(
     """Every shape score of a predicted mesh against a reference mesh that share one frame.
 
     The transform that normalises the *reference* (longest box side to 1.92, centred) is applied to both. `count` points a
-    surface and a volume (100,000 in the full protocol, 10,000 in the quick mode). With `volume` the solids are labelled as
+    surface and a volume (100,000 is usual, 10,000 a quick look). With `volume` the solids are labelled as
     well (`volume_iou`, `near_surface_iou`), which needs `omni123-hf[data]`. `None` scores worst.
     """
     from omni123_hf.geometry.normalization import FIELD_BOUND, normalize_mesh

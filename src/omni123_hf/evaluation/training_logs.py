@@ -12,7 +12,7 @@ from typing import Any
 from omni123_hf.errors import Omni123Error
 
 
-STAGES = ("shape_tokenizer", "image_vae", "image_tokenizer", "omni123")
+STAGES = ("shape_tokenizer", "shape_decoder", "image_vae", "image_tokenizer", "omni123")
 HIDDEN = frozenset({"step", "seconds", "epoch", "learning_rate", "grad_norm", "total_flos"})
 MAXIMUM_CURVES = 6
 SECOND_AXIS = 3.0

@@ -1,4 +1,4 @@
-"""Points on a surface, and the query points at which occupancy is learned (architecture §shape tokenizer)."""
+"""Points on a surface, and the query points at which occupancy is learned."""
 
 from __future__ import annotations
 

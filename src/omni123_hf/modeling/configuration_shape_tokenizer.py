@@ -32,7 +32,7 @@ class Omni123ShapeTokenizerConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-6
     rms_norm_eps: float = 1e-5
     code_scale_init: float = 1.0
-    # Training behaviour (cube3d.md §3; the paper is silent on all weights).
+    # Training behaviour (Cube 3D's where it states any; the paper is silent on all weights).
     shortcut_probability: float = 0.5
     vq_assignment: str = "optimal_transport"
     sinkhorn_iterations: int = 5

@@ -172,7 +172,7 @@ class LatentDecoder(nn.Module):
         self.layers = nn.ModuleList(SelfAttentionLayer(config) for _ in range(config.num_decoder_layers))
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        x = latents + self.position_embedding
+        x = latents.to(self.position_embedding.dtype) + self.position_embedding
         for layer in self.layers:
             x = layer(x)
         return x
@@ -215,7 +215,7 @@ class Omni123ShapeTokenizer(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # std 1/sqrt(fan-in), then residual branches scaled by depth (cube3d.md §1.2 "Init").
+        # std 1/sqrt(fan-in), then residual branches scaled by depth (as released by Cube 3D).
         depth = max(self.config.num_encoder_layers, self.config.num_decoder_layers)
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=module.in_features**-0.5)
@@ -275,8 +275,12 @@ class Omni123ShapeTokenizer(PreTrainedModel):
     def decode_latents(self, indices: torch.Tensor) -> torch.Tensor:
         """Decoded latents `(B, num_latents, hidden)` of shape tokens `(B, num_latents)`.
 
-        Raises `ValueError` for code ids out of range.
+        Raises `ValueError` for another shape and for code ids out of range.
         """
+        if indices.ndim != 2 or indices.shape[1] != self.config.num_latents:
+            raise ValueError(
+                f"shape tokens have shape {tuple(indices.shape)}: give (B, {self.config.num_latents}) as encode() does."
+            )
         if indices.min() < 0 or indices.max() >= self.config.num_codes:
             raise ValueError(
                 f"shape tokens must be in [0, {self.config.num_codes}); got {int(indices.min())}..{int(indices.max())}."

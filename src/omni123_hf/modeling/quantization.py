@@ -17,8 +17,10 @@ def rms_normalize(x: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def squared_distances(z: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Squared Euclidean distances `(N, K)` of `z (N, D)` to `codes (K, D)`."""
-    return z.pow(2).sum(-1, keepdim=True) - 2 * z @ codes.t() + codes.pow(2).sum(-1)
+    """Squared Euclidean distances `(N, K)` of `z (N, D)` to `codes (K, D)`, in float32 whatever autocast says."""
+    # In bfloat16 neighbouring codes tie, and training would assign other codes than inference.
+    with torch.autocast(z.device.type, enabled=False):
+        return z.pow(2).sum(-1, keepdim=True) - 2 * z @ codes.t() + codes.pow(2).sum(-1)
 
 
 def nearest_codes(z: torch.Tensor, codes: torch.Tensor, chunk: int = 8192) -> torch.Tensor:
@@ -75,7 +77,7 @@ class SphericalVectorQuantizer(nn.Module):
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Latents on the sphere: `(..., hidden) -> (..., code_dim)` float32."""
-        return rms_normalize(self.in_proj(hidden), self.eps) * self.norm_weight.float()
+        return rms_normalize(self.in_proj(hidden.to(self.in_proj.weight.dtype)), self.eps) * self.norm_weight.float()
 
     def encode(self, hidden: torch.Tensor) -> torch.Tensor:
         """Nearest code indices `(B, L)` of latents `(B, L, hidden)`."""
@@ -100,6 +102,8 @@ class SphericalVectorQuantizer(nn.Module):
 
         `quantize=False` passes the projected latents through unquantised (warm-up before the code book starts).
         """
+        # The quantiser stays in float32 when the model around it is loaded in half precision.
+        hidden = hidden.to(self.in_proj.weight.dtype)
         z = self.project(hidden)
         if not quantize:
             return self.out_proj(z.to(hidden.dtype)), z.new_zeros(()), None

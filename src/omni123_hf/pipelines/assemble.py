@@ -69,10 +69,11 @@ def check_tokens(pipeline: Omni123JointPipeline, store: AssetStore, tokens: Toke
 
 
 def assemble(runs: str | Path, data: str | Path, out: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Builds `out` from the runs of the four stages below `runs` and the data set they were trained on.
+    """Builds `out` from the runs of the stages (`LOG_NAMES`) and the tokens below `runs` and the data set they were trained on.
 
     Writes components, `model_index.json`, `data_lineage.json`, `logs/`, `recipes/` and, last, `provenance.json`. An existing
-    `out` is replaced only when the new folder is complete. Raises `Omni123Error` when a stage has no final model.
+    `out` is replaced only when the new folder is complete. Raises `Omni123Error` when a stage has no final model or `data`
+    is another data set.
     """
     runs, out = Path(runs), Path(out)
     for stage in LOG_NAMES:
@@ -91,7 +92,10 @@ def assemble(runs: str | Path, data: str | Path, out: str | Path, dtype: torch.d
         shape_tokenizer=Omni123ShapeTokenizer.from_pretrained(tokenizers["shape_tokenizer"], dtype=dtype),
     )
     store = AssetStore.open(data)
-    check_tokens(pipeline, store, TokenStore.open(runs / "tokens"))
+    tokens = TokenStore.open(runs / "tokens")
+    if tokens.info["data_hash"] != store.content_hash:
+        raise Omni123Error(f"{data} is not the data set that was tokenized; the lineage would name other assets.")
+    check_tokens(pipeline, store, tokens)
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary)

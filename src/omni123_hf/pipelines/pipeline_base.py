@@ -118,6 +118,10 @@ class Omni123PipelineBase(DiffusionPipeline):
         folder = resolve_checkpoint(name)
         if folder is None:
             folder = Path(cls.download(name, **hub))
+        elif hub.get("revision") is not None:
+            raise Omni123Error(
+                f"{name!r} is a checkpoint on this machine, which has one revision; leave out revision="
+            )
         check_checkpoint(folder, verify_hashes=verify_hashes)
         try:
             models = _load_models(folder, dtype, given=kwargs)
@@ -165,7 +169,7 @@ class Omni123PipelineBase(DiffusionPipeline):
         return list(prompts)
 
     def encode_prompt(self, prompts: list[str]) -> TextConditioning:
-        """Encode B texts. CLIP cuts at its length and keeps all positions (architecture §2); Qwen3 masks its padding."""
+        """Encode B texts. CLIP cuts at its length and keeps all positions; Qwen3 masks its padding."""
         device = self._execution_device
         first = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").to(device)
         second = self.tokenizer_2(prompts, padding="max_length", truncation=True, return_tensors="pt").to(device)
@@ -236,13 +240,15 @@ def check_resolution(resolution: int) -> None:
         )
 
 
-def available_memory() -> int:
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes of host memory that can be used now, with the limit of the control group where there is one."""
     free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text())
-        free = min(free, limit - int((group / "memory.current").read_text()))
+        used = int((group / "memory.current").read_text())
+        # Files read or written lately (an installation, say) count as used, but are dropped as soon as memory is needed.
+        facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        free = min(free, limit - used + int(facts.get("inactive_file", 0)))
     except (OSError, ValueError):
         # No control group of version 2, or one without a limit ("max"): the machine's own figure stands.
         return free

@@ -18,7 +18,8 @@ class Omni123PipelineOutput(BaseOutput):
     image_tokens (B, Li), shape_tokens (B, Ls): codes of the two tokenizers, each counted from 0.
     health: `geometry.health.MeshHealth.to_dict()` of each mesh; None in the place of a failed surface.
     failures: the reason in the place of each failed surface, otherwise None.
-    timings: seconds per part: text_encoder, transformer, image_decoder, shape_decoder.
+    timings: seconds per part: text_encoder, transformer, image_decoder, shape_decoder, mesh_health (the last three only
+        with `output_type="trimesh"`).
     """
 
     images: list[PIL.Image.Image] | None = None

@@ -7,6 +7,7 @@ every model file, so that a damaged file is found before it is used, and where t
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path | None:
     Raises `Omni123Error` for a name that is none of the three.
     """
     name = str(name_or_path)
-    path = Path(name).expanduser()
+    # Not Path.expanduser, which raises for a home folder that does not exist.
+    path = Path(os.path.expanduser(name))
     if (path / INDEX_FILE).is_file():
         return path
     bundled = bundled_checkpoints()

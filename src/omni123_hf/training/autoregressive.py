@@ -59,7 +59,10 @@ class TaskSampler:
         unknown = set(caption_levels) - set(CAPTION_LEVELS)
         if unknown:
             raise Omni123Error(f"caption levels {sorted(unknown)} do not exist: use {', '.join(CAPTION_LEVELS)}.")
-        self.view = tokens.info["views"].index(image_view)
+        views = tokens.info["views"]
+        if image_view not in views:
+            raise Omni123Error(f"image_view {image_view!r} has no tokens: use one of {', '.join(views)}.")
+        self.view = views.index(image_view)
         self.indices = store.indices(split)
         if not len(self.indices):
             raise Omni123Error(f"the data set has no assets in split {split!r}: prepare more assets.")

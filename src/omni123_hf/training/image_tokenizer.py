@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from transformers import Trainer
 
 from ..data.store import AssetStore
+from ..errors import Omni123Error
 from ..modeling.configuration_image_tokenizer import Omni123ImageTokenizerConfig
 from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.quantization_image import code_statistics
 from .image_vae import check_image_size, view_dataset, view_psnr
-from .recipe import Recipe, build_config
+from .recipe import Recipe, build_config, load_pretrained
 from .runner import run, samples_in_run, training_arguments
-from .shape_tokenizer import stack
+from .shape_tokenizer import held_in_assets, stack
 
 
 LOGGED_PARTS = ("feature_loss", "quantizer_loss", "semantic_mse", "texture_mse")
@@ -94,25 +95,23 @@ def train(recipe: Recipe) -> dict[str, float]:
     fields = dict(recipe.model)
     initial, vae_folder = fields.pop("from_pretrained", None), fields.pop("image_vae", None)
     if not vae_folder:
-        raise ValueError("the recipe's model section needs image_vae, the folder of a trained image VAE.")
+        raise Omni123Error("the recipe's model section needs image_vae, the folder of a trained image VAE.")
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
     vae = Omni123ImageVAE.from_pretrained(vae_folder).float()
     check_image_size(store, vae.config.patch_size)
     if initial:
-        model = Omni123ImageTokenizer.from_pretrained(initial).float()
+        model = load_pretrained(Omni123ImageTokenizer, initial, fields).float()
     else:
         fields = {**fields, "latent_dim": vae.config.latent_dim, "semantic_dim": vae.config.semantic_dim}
         model = Omni123ImageTokenizer(build_config(Omni123ImageTokenizerConfig, fields))
     if model.config.latent_dim != vae.config.latent_dim:
-        raise ValueError(
+        raise Omni123Error(
             f"the image tokenizer reads {model.config.latent_dim} channels, the image VAE writes "
             f"{vae.config.latent_dim}: "
             "they do not belong together."
         )
-    held_in = np.random.default_rng(recipe.seed).permutation(store.indices("validation"))[
-        : options["validation_assets"]
-    ]
+    held_in = held_in_assets(store, options["validation_assets"], recipe.seed)
     trainer = ImageTokenizerTrainer(
         model=model,
         args=arguments,

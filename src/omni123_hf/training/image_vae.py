@@ -13,12 +13,13 @@ from transformers import DINOv3ViTModel, Trainer
 
 from ..data.store import AssetStore
 from ..data.views import pixels_from_views
+from ..errors import Omni123Error
 from ..geometry.cameras import ALL_VIEWS
 from ..modeling.configuration_image_vae import Omni123ImageVAEConfig
 from ..modeling.modeling_image_vae import Omni123ImageVAE, image_psnr
-from .recipe import Recipe, build_config
+from .recipe import Recipe, build_config, load_pretrained
 from .runner import CounterDataset, run, samples_in_run, training_arguments
-from .shape_tokenizer import source_weights, stack
+from .shape_tokenizer import held_in_assets, source_weights, stack
 
 
 PerceptualLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -43,7 +44,7 @@ def view_dataset(store: AssetStore, options: dict, length: int, seed: int) -> Co
 
 def check_image_size(store: AssetStore, patch_size: int) -> None:
     if store.sizes.view_size % patch_size:
-        raise ValueError(
+        raise Omni123Error(
             f"the data set's views are {store.sizes.view_size} pixels wide, no multiple of the patch size "
             f"{patch_size}: "
             "prepare the data at another view size."
@@ -108,16 +109,16 @@ class ImageVAETrainer(Trainer):
 
 
 def build_model(recipe: Recipe) -> Omni123ImageVAE:
-    """A VAE from `model.from_pretrained`, or from a preset with the DINOv3 weights of `model.encoder` when named."""
+    """A VAE from `model.from_pretrained` (other fields change its configuration), or from a preset with the DINOv3 weights of `model.encoder` when named."""
     fields = dict(recipe.model)
     initial, encoder = fields.pop("from_pretrained", None), fields.pop("encoder", None)
     if initial:
-        return Omni123ImageVAE.from_pretrained(initial).float()
+        return load_pretrained(Omni123ImageVAE, initial, fields).float()
     model = Omni123ImageVAE(build_config(Omni123ImageVAEConfig, fields))
     if encoder:
         model.encoder.load_state_dict(DINOv3ViTModel.from_pretrained(encoder).state_dict())
     elif model.config.freeze_encoder:
-        raise ValueError(
+        raise Omni123Error(
             "freeze_encoder is set, but the recipe names no encoder weights: give model.encoder (a DINOv3 checkpoint) "
             "or set model.freeze_encoder to false."
         )
@@ -136,9 +137,7 @@ def train(recipe: Recipe, perceptual_loss: PerceptualLoss | None = None) -> dict
     model = build_model(recipe)
     check_image_size(store, model.config.patch_size)
     batch = arguments.per_device_train_batch_size
-    held_in = np.random.default_rng(recipe.seed).permutation(store.indices("validation"))[
-        : options["validation_assets"]
-    ]
+    held_in = held_in_assets(store, options["validation_assets"], recipe.seed)
 
     def statistics_batches(device: torch.device):
         # A stream of its own: the same images whatever the length of the run.

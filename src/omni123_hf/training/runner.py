@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..errors import Omni123Error
 from .recipe import Recipe
 
 
@@ -87,8 +88,11 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         if not torch.cuda.is_available():
             fields.setdefault("ddp_backend", "gloo")
     if "max_steps" not in fields:
-        raise ValueError("the recipe's training section needs max_steps.")
-    return TrainingArguments(output_dir=str(recipe.output_dir), seed=recipe.seed, **fields)
+        raise Omni123Error("the recipe's training section needs max_steps.")
+    try:
+        return TrainingArguments(output_dir=str(recipe.output_dir), seed=recipe.seed, **fields)
+    except (TypeError, ValueError) as error:
+        raise Omni123Error(f"the recipe's training section is no set of TrainingArguments: {error}") from error
 
 
 def samples_in_run(arguments: TrainingArguments) -> int:

@@ -11,7 +11,7 @@ from ..errors import Omni123Error
 from ..modeling.anchored_initialization import initialize_anchored
 from ..modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
-from .recipe import Recipe, build_config
+from .recipe import Recipe, build_config, load_pretrained
 from .runner import CounterDataset, run, samples_in_run, training_arguments
 
 
@@ -75,13 +75,16 @@ class ShapeTokenizerTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.vq_warmup_steps = vq_warmup_steps
         self.validate = validate
+        self.codebook_started = False
         self.parts: dict[str, list[float]] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         tokenizer = self.accelerator.unwrap_model(model)
         step = self.state.global_step
         quantize = step >= self.vq_warmup_steps
-        if step == self.vq_warmup_steps and self.vq_warmup_steps and model.training:
+        # Once: with gradient accumulation several micro-batches belong to this step.
+        if step == self.vq_warmup_steps > 0 and model.training and not self.codebook_started:
+            self.codebook_started = True
             self.start_codebook(tokenizer, inputs)
         output = model(**inputs, quantize=quantize)
         for name in ("occupancy_loss", "quantizer_loss"):
@@ -97,6 +100,9 @@ class ShapeTokenizerTrainer(Trainer):
         z = tokenizer.quantizer.project(hidden).flatten(0, 1)
         generator = torch.Generator(device=z.device).manual_seed(self.args.seed)
         tokenizer.quantizer.initialize_from(z, generator)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # Every rank saw other samples, and parallel training equalises gradients only, never these writes.
+            torch.distributed.broadcast(tokenizer.quantizer.codebook.weight, 0)
 
     def log(self, logs, *args, **kwargs):
         for name, values in self.parts.items():
@@ -115,10 +121,22 @@ class ShapeTokenizerTrainer(Trainer):
 
 def source_weights(store: AssetStore, indices: np.ndarray, real_share: float) -> np.ndarray:
     """Sampling probabilities that give real assets `real_share` of all draws (their natural share when one is absent)."""
+    if not len(indices):
+        raise Omni123Error("the data set has no assets in split 'train': prepare more assets.")
+    if not 0 <= real_share <= 1:
+        raise Omni123Error(f"real_share is {real_share}: it must lie in [0, 1].")
     real = np.array([store.records[int(i)].source != "parametric" for i in indices])
     if not real.any() or real.all():
         return np.full(len(indices), 1 / len(indices))
     return np.where(real, real_share / real.sum(), (1 - real_share) / (~real).sum())
+
+
+def held_in_assets(store: AssetStore, count: int, seed: int) -> np.ndarray:
+    """Rows of at most `count` assets of the validation split, drawn by `seed`."""
+    indices = store.indices("validation")
+    if not len(indices):
+        raise Omni123Error("the data set has no assets in split 'validation': prepare more assets.")
+    return np.random.default_rng(seed).permutation(indices)[:count]
 
 
 def freeze_tokens(model: Omni123ShapeTokenizer) -> None:
@@ -137,7 +155,7 @@ def build_model(recipe: Recipe, options: dict) -> Omni123ShapeTokenizer:
         if options["anchored_initialization"]:
             initialize_anchored(model)
     else:
-        model = Omni123ShapeTokenizer.from_pretrained(initial, **fields)
+        model = load_pretrained(Omni123ShapeTokenizer, initial, fields)
         options["vq_warmup_steps"] = 0
     if options["freeze_tokens"]:
         if initial is None:
@@ -165,8 +183,7 @@ def train(recipe: Recipe) -> dict[str, float]:
     model = build_model(recipe, options)
     indices = store.indices("train")
     weights = source_weights(store, indices, options["real_share"])
-    held_in = store.indices("validation")
-    held_in = np.random.default_rng(recipe.seed).permutation(held_in)[: options["validation_assets"]]
+    held_in = held_in_assets(store, options["validation_assets"], recipe.seed)
 
     def draw(rng: np.random.Generator, k: int):
         index = int(rng.choice(indices, p=weights))

@@ -7,6 +7,7 @@ from tqdm.auto import tqdm
 from ..data.store import AssetStore
 from ..data.tokens import TokenStore, weights_hash
 from ..data.views import pixels_from_views
+from ..errors import Omni123Error
 from ..geometry.cameras import ALL_VIEWS, get_camera
 from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
@@ -23,6 +24,10 @@ def train(recipe: Recipe) -> dict[str, float]:
     shape_tokenizer = Omni123ShapeTokenizer.from_pretrained(folders["shape_tokenizer"]).eval().to(device)
     image_vae = Omni123ImageVAE.from_pretrained(folders["image_vae"]).eval().to(device)
     image_tokenizer = Omni123ImageTokenizer.from_pretrained(folders["image_tokenizer"]).eval().to(device)
+    for name, tokenizer in (("shape_tokenizer", shape_tokenizer), ("image_tokenizer", image_tokenizer)):
+        if tokenizer.config.num_codes > 2**16:
+            # Ids beyond uint16 would wrap around without a word.
+            raise Omni123Error(f"{name} has {tokenizer.config.num_codes} codes: token shards hold at most 65,536.")
     batch = int(recipe.options.get("batch_size", 32))
     views = list(recipe.options.get("views", ALL_VIEWS))
     columns = [ALL_VIEWS.index(get_camera(name).name) for name in views]

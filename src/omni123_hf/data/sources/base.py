@@ -23,7 +23,8 @@ WELD_STEPS = 1_000_000
 class SourceAsset(ABC):
     """One real asset. Only strings and numbers, so it can be sent to a worker process; `load` reads the mesh there.
 
-    `captions` has the lengths "short" (1-5 words), "medium" (10-25) and "long" (40-70), each a non-empty list.
+    `captions` has the lengths "short" (1-5 words), "medium" (10-25) and "long" (40-70); the sources here fill each, one of
+    your own may leave some empty, but not all. Evaluation takes only assets with a medium caption.
     `licence` is an SPDX identifier; `attribution` is the credit line that the licence asks for.
     """
 
