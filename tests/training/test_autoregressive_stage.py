@@ -185,3 +185,13 @@ def test_tokens_of_other_tokenizers_are_refused(workspace, tmp_path):
         autoregressive.train(wrong)
     with pytest.raises(Omni123Error, match="omni123 train tokenize"):
         TokenStore.open(workspace / "nothing")
+
+
+def test_a_run_keeps_its_text_tokenizers_and_refuses_others(workspace, tmp_path):
+    autoregressive.train(recipe(workspace, tmp_path, steps=1))
+    before = (tmp_path / "tokenizer" / "tokenizer.json").read_bytes()
+    autoregressive.train(recipe(workspace, tmp_path, steps=1))
+    assert (tmp_path / "tokenizer" / "tokenizer.json").read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
+    with pytest.raises(Omni123Error, match="output_dir"):
+        autoregressive.train(recipe(workspace, tmp_path, steps=1, tokenizer={"vocab_size": 100, "max_length": 12}))

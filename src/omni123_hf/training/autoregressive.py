@@ -4,6 +4,8 @@ A micro-batch holds one task (lengths are fixed per task, so nothing is padded) 
 running number of the batch, every sample by its own running number.
 """
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.tasks import Task, build_sequence, get_task
 from ..modeling.text_tokenizers import build_clip_tokenizer, build_qwen_tokenizer
 from .recipe import Recipe, build_config
-from .runner import CounterDataset, run, samples_in_run, training_arguments
+from .runner import CounterDataset, replace_folder, run, samples_in_run, training_arguments
 from .shape_tokenizer import source_weights
 from .text_conditioned import TextConditionedOmni123, build_text_encoders
 
@@ -204,12 +206,26 @@ def text_tokenizers(
         option = recipe.options[name]
         folder = option if isinstance(option, str) else recipe.output_dir / name
         with arguments.main_process_first(desc=f"build {name}"):
-            if not isinstance(option, str) and not Path(folder).is_dir():
-                built = build(training_captions(store), option["vocab_size"], option["max_length"])
-                built.save_pretrained(f"{folder}.tmp")
-                Path(f"{folder}.tmp").replace(folder)
+            if not isinstance(option, str):
+                keep_tokenizer(Path(folder), build, option, store)
         tokenizers.append(AutoTokenizer.from_pretrained(folder))
     return tokenizers[0], tokenizers[1]
+
+
+def keep_tokenizer(folder: Path, build: Callable[..., Any], option: dict[str, int], store: AssetStore) -> None:
+    """Builds a tokenizer into `folder`, or checks that the one there was built for the same options and data."""
+    facts = {**option, "data_hash": store.content_hash}
+    if not folder.is_dir():
+
+        def write(temporary: Path) -> None:
+            build(training_captions(store), option["vocab_size"], option["max_length"]).save_pretrained(temporary)
+            (temporary / "built_for.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+        replace_folder(folder, write)
+    elif json.loads((folder / "built_for.json").read_text()) != facts:
+        raise Omni123Error(
+            f"{folder} was built for other captions or sizes: give the run another output_dir, or remove its folder."
+        )
 
 
 def training_captions(store: AssetStore) -> list[str]:

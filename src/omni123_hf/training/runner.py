@@ -6,6 +6,7 @@ resumed run skips to its k without reading anything.
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ class JsonLinesLog(TrainerCallback):
         self.path = path
         self.start = time.time()
         self.offset = 0.0
+        self.last: tuple[int, dict[str, Any]] | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.start = time.time()
@@ -58,6 +60,10 @@ class JsonLinesLog(TrainerCallback):
             return
         seconds = round(self.offset + time.time() - self.start, 1)
         values = {key: round(value, 6) if isinstance(value, float) else value for key, value in logs.items()}
+        # The last step may be evaluated by its schedule and again as the end of the run: one line is enough.
+        if (state.global_step, values) == self.last:
+            return
+        self.last = (state.global_step, values)
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, "seconds": seconds, **values}) + "\n")
 
@@ -101,6 +107,15 @@ def samples_in_run(arguments: TrainingArguments) -> int:
     return per_step * max(arguments.world_size, 1) * arguments.max_steps
 
 
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a folder beside `folder` and puts it in place only when it is complete."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
 def run(trainer: Trainer, recipe: Recipe, save: Callable[[Path], None]) -> dict[str, float]:
     """Trains (resuming from the newest checkpoint in the output folder), evaluates, and saves the final model.
 
@@ -113,6 +128,6 @@ def run(trainer: Trainer, recipe: Recipe, save: Callable[[Path], None]) -> dict[
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(recipe.output_dir)))
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
-        save(recipe.output_dir / "final")
+        replace_folder(recipe.output_dir / "final", save)
         (recipe.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
