@@ -8,6 +8,7 @@ from typing import Any
 from omni123_hf.errors import Omni123Error
 from omni123_hf.evaluation.report import figure_rows, markdown_table, provenance_line
 from omni123_hf.evaluation.training_logs import draw_curves, progress_rows, read_logs
+from omni123_hf.pipelines.registry import provenance
 
 
 SAMPLES_PICTURE = "samples.png"
@@ -90,7 +91,7 @@ def write_card(result: dict[str, Any], logs: Path, out: Path) -> list[Path]:
         FRONT_MATTER + "\n" + INTRODUCTION.format(name=name),
         "## Figures\n\n" + figures_section(result),
         "## Samples\n\n" + samples_section(result),
-        "## Training\n\n" + training_section(result, stages),
+        "## Training\n\n" + training_section(result, stages, provenance(logs.parent).get("trained_on", "")),
         "## Data and licences\n\n" + data_section(result),
         "## Limitations\n\n" + LIMITATIONS,
         "## Reproduce\n\n" + REPRODUCE.format(name=name, samples=SAMPLES_PICTURE),
@@ -142,9 +143,10 @@ def samples_section(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def training_section(result: dict[str, Any], stages: dict[str, list[dict[str, Any]]]) -> str:
+def training_section(result: dict[str, Any], stages: dict[str, list[dict[str, Any]]], trained_on: str) -> str:
     """Parameters by part, then for each stage its length, its curve and how its validation figures moved."""
-    lines = ["| part | parameters |", "|---|---|"]
+    lines = [f"Trained on: {trained_on}.", ""] if trained_on else []
+    lines += ["| part | parameters |", "|---|---|"]
     lines += [f"| {part} | {count:,} |" for part, count in result["model"]["parameters"].items()]
     for name, log in stages.items():
         seconds = max((line["seconds"] for line in log if "seconds" in line), default=None)

@@ -68,10 +68,12 @@ def check_tokens(pipeline: Omni123JointPipeline, store: AssetStore, tokens: Toke
             )
 
 
-def assemble(runs: str | Path, data: str | Path, out: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+def assemble(
+    runs: str | Path, data: str | Path, out: str | Path, dtype: torch.dtype = torch.float32, trained_on: str = ""
+) -> Path:
     """Builds `out` from the runs of the stages (`LOG_NAMES`) and the tokens below `runs` and the data set they were trained on.
 
-    Writes components, `model_index.json`, `data_lineage.json`, `logs/`, `recipes/` and, last, `provenance.json`. An existing
+    `trained_on` says on what hardware, for the card. Writes components, `model_index.json`, `data_lineage.json`, `logs/`, `recipes/` and, last, `provenance.json`. An existing
     `out` is replaced only when the new folder is complete. Raises `Omni123Error` when a stage has no final model or `data`
     is another data set.
     """
@@ -105,7 +107,13 @@ def assemble(runs: str | Path, data: str | Path, out: str | Path, dtype: torch.d
     for stage, name in LOG_NAMES.items():
         shutil.copyfile(runs / stage / "log.jsonl", temporary / "logs" / f"{name}.jsonl")
         shutil.copyfile(runs / stage / "recipe.json", temporary / "recipes" / f"{name}.json")
-    write_provenance(temporary, data_hash=store.content_hash, licence="Apache-2.0", lineage="data_lineage.json")
+    write_provenance(
+        temporary,
+        data_hash=store.content_hash,
+        licence="Apache-2.0",
+        lineage="data_lineage.json",
+        trained_on=trained_on,
+    )
     if out.exists():
         shutil.rmtree(out)
     temporary.replace(out)
