@@ -31,7 +31,9 @@ def generate(
     ],
     model: Annotated[str, typer.Option(help="Bundled name, folder, or Hub id of the checkpoint.")] = "omni123-mini",
     seed: Annotated[int, typer.Option(help="Seed of the sampling (no effect at temperature 0).")] = 0,
-    guidance_scale: Annotated[float, typer.Option(help="Strength of the prompt; 1 is unguided.")] = 5.0,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Strength of the prompt; 1 is unguided; the checkpoint's own when left out.")
+    ] = None,
     guidance_schedule: Annotated[str, typer.Option(help="constant or linear_decay.")] = "constant",
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest codes.")] = None,
@@ -52,6 +54,9 @@ def generate(
             "resolution": resolution,
         }
         pipeline = load_pipeline(model, device)
+        if guidance_scale is None:
+            # The result file says what was used, not that nothing was asked for.
+            settings["guidance_scale"] = float(pipeline.config["default_guidance_scale"])
         loaded = time.perf_counter() - started
         with progress_callbacks(quiet) as callbacks:
             output: Any = pipeline(prompt, seed=seed, **settings, **callbacks)

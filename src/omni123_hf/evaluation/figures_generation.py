@@ -40,7 +40,6 @@ GROUP_SIZE, WITHIN, DRAWS = 20, 5, 5
 """Own object among 20, rank 1 and within 5, each object against five draws of the other nineteen."""
 
 CHAMFER_POINTS = 1024
-GUIDANCE_SCALE = 5.0
 BATCH = 25
 QUERY_CHUNK = 16384
 Progress = Callable[[str, int, int], None]
@@ -74,7 +73,7 @@ def generate(
             text_embeds=text.text_embeds,
             text_embeds_2=text.text_embeds_2,
             text_attention_mask_2=text.text_attention_mask_2,
-            guidance_scale=GUIDANCE_SCALE,
+            guidance_scale=pipeline.config["default_guidance_scale"],
             temperature=0.0,
         )
         if "image" in codes:

@@ -20,7 +20,6 @@ from omni123_hf.data.store import AssetStore
 from omni123_hf.errors import Omni123Error
 from omni123_hf.evaluation.evaluation_set import KINDS, EvaluationSet
 from omni123_hf.evaluation.figures_generation import (
-    GUIDANCE_SCALE,
     Generation,
     generate,
     health_figures,
@@ -126,7 +125,7 @@ def run_mini(
         "settings": {
             "seed": seed,
             "resolution": resolution,
-            "guidance_scale": GUIDANCE_SCALE,
+            "guidance_scale": pipeline.config["default_guidance_scale"],
             "decoding": "greedy",
             "caption": "medium, first",
         },

@@ -19,6 +19,7 @@ from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
+from .pipeline_base import PAPER_GUIDANCE_SCALE
 from .pipeline_joint import Omni123JointPipeline
 from .registry import write_provenance
 
@@ -69,11 +70,16 @@ def check_tokens(pipeline: Omni123JointPipeline, store: AssetStore, tokens: Toke
 
 
 def assemble(
-    runs: str | Path, data: str | Path, out: str | Path, dtype: torch.dtype = torch.float32, trained_on: str = ""
+    runs: str | Path,
+    data: str | Path,
+    out: str | Path,
+    dtype: torch.dtype = torch.float32,
+    trained_on: str = "",
+    guidance_scale: float = PAPER_GUIDANCE_SCALE,
 ) -> Path:
     """Builds `out` from the runs of the stages (`LOG_NAMES`) and the tokens below `runs` and the data set they were trained on.
 
-    `trained_on` says on what hardware, for the card. Writes components, `model_index.json`, `data_lineage.json`, `logs/`, `recipes/` and, last, `provenance.json`. An existing
+    `guidance_scale` is the default that the checkpoint carries, `trained_on` says on what hardware, for the card. Writes components, `model_index.json`, `data_lineage.json`, `logs/`, `recipes/` and, last, `provenance.json`. An existing
     `out` is replaced only when the new folder is complete. Raises `Omni123Error` when a stage has no final model or `data`
     is another data set.
     """
@@ -92,6 +98,7 @@ def assemble(
         image_vae=Omni123ImageVAE.from_pretrained(tokenizers["image_vae"], dtype=dtype),
         image_tokenizer=Omni123ImageTokenizer.from_pretrained(tokenizers["image_tokenizer"], dtype=dtype),
         shape_tokenizer=Omni123ShapeTokenizer.from_pretrained(tokenizers["shape_tokenizer"], dtype=dtype),
+        default_guidance_scale=guidance_scale,
     )
     store = AssetStore.open(data)
     tokens = TokenStore.open(runs / "tokens")

@@ -37,6 +37,7 @@ from omni123_hf.pipelines.registry import (
 )
 
 
+PAPER_GUIDANCE_SCALE = 5.0
 DEFAULT_RESOLUTION = 96
 MIN_RESOLUTION = 16
 # Peak host memory of the dense grid, its coordinates, marching cubes and the mesh, per grid point. Measured, rounded up.
@@ -76,8 +77,11 @@ class Omni123PipelineBase(DiffusionPipeline):
         image_vae: Omni123ImageVAE,
         image_tokenizer: Omni123ImageTokenizer,
         shape_tokenizer: Omni123ShapeTokenizer,
+        default_guidance_scale: float = PAPER_GUIDANCE_SCALE,
     ):
         super().__init__()
+        # A checkpoint's own default, kept in its index as generation settings are elsewhere; the paper's is 5.0 (§4.4).
+        self.register_to_config(default_guidance_scale=default_guidance_scale)
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,

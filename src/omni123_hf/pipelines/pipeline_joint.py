@@ -34,7 +34,7 @@ class Omni123JointPipeline(Omni123PipelineBase):
     def __call__(
         self,
         prompt: str | list[str],
-        guidance_scale: float = 5.0,
+        guidance_scale: float | None = None,
         guidance_schedule: Literal["constant", "linear_decay"] = "constant",
         temperature: float = 0.0,
         top_k: int | None = None,
@@ -49,7 +49,8 @@ class Omni123JointPipeline(Omni123PipelineBase):
     ) -> Omni123PipelineOutput | tuple[Any, ...]:
         """One image and one mesh a prompt.
 
-        guidance_scale: omega of `uncond + omega (cond - uncond)`; 1 is unguided. guidance_schedule: constant or linear_decay.
+        guidance_scale: omega of `uncond + omega (cond - uncond)`; 1 is unguided; None is the checkpoint's own
+        `default_guidance_scale` (the paper's is 5.0). guidance_schedule: constant or linear_decay.
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
@@ -59,6 +60,8 @@ class Omni123JointPipeline(Omni123PipelineBase):
 
         Raises `Omni123Error` for bad input. A shape without a surface is reported in `failures`, its mesh is None.
         """
+        if guidance_scale is None:
+            guidance_scale = float(self.config["default_guidance_scale"])
         self._check_settings(
             guidance_scale, guidance_schedule, temperature, top_k, top_p, seed, generator, output_type
         )
