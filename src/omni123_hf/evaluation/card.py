@@ -51,6 +51,8 @@ LIMITATIONS = """\
 - It knows the categories it was trained on (own parametric objects, furniture, building-brick parts) and the wording of their
   captions. A prompt outside them gives some training-like shape, not an error.
 - Pictures are 64 × 64, shapes 64 tokens: thin parts, text, faces and fine ornament are beyond it. Meshes carry no colour.
+- Pictures often miss the colours of the prompt, and shapes often miss its counts and small parts: the shape of the named category
+  is what the text mostly decides. Knowing the true category and answering with its medoid object does as well (see the table).
 - English only. The captions are templates filled from attributes and catalogue data, not human descriptions.
 - Real meshes are often open; their solids come from a flood fill, so thin sheets are thickened in training and in evaluation.
 - Figures on "parametric" objects measure our own generator's distribution. The rows on real assets and on unseen
