@@ -88,7 +88,7 @@ def test_a_failed_surface_is_said_and_leaves_no_old_mesh(tiny_pipeline_folder, t
 )
 def test_bad_input_is_one_line_and_exit_code_2(tiny_pipeline_folder, tmp_path, capsys, prompt, options, message):
     out = tmp_path / "outputs"
-    assert generate(tiny_pipeline_folder, out, "--quiet", *options, prompt=prompt) == 2
+    assert generate(tiny_pipeline_folder, out, *options, prompt=prompt) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert not list(tmp_path.iterdir())

@@ -121,16 +121,17 @@ def progress_callbacks(quiet: bool) -> Iterator[dict[str, Any]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        tokens = bar.add_task("tokens", total=None)
-        surface = bar.add_task("surface", total=None, start=False)
+        # Shown from the first sign of work on, so that refused input prints its one line and nothing else.
+        tokens = bar.add_task("tokens", total=None, visible=False)
+        surface = bar.add_task("surface", total=None, start=False, visible=False)
 
         def on_step(pipeline: Any, step: int, total: int, facts: dict[str, Any]) -> None:
-            bar.update(tokens, completed=step, total=total, description=f"{facts['modality']} tokens")
+            bar.update(tokens, completed=step, total=total, description=f"{facts['modality']} tokens", visible=True)
 
         def on_extraction(done: int, total: int) -> None:
             if done and not bar.tasks[surface].started:
                 bar.start_task(surface)
-            bar.update(surface, completed=done, total=total)
+            bar.update(surface, completed=done, total=total, visible=True)
 
         yield {"callback_on_step_end": on_step, "callback_on_extraction": on_extraction}
 
