@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
 from ..data.records import CAPTION_LEVELS
 from ..data.store import AssetStore
@@ -24,7 +24,7 @@ from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.tasks import Task, build_sequence, get_task
 from ..modeling.text_tokenizers import build_clip_tokenizer, build_qwen_tokenizer
 from .recipe import Recipe, build_config
-from .runner import CounterDataset, replace_folder, run, samples_in_run, training_arguments
+from .runner import CounterDataset, PartsTrainer, replace_folder, run, samples_in_run, training_arguments
 from .shape_tokenizer import source_weights
 from .text_conditioned import TextConditionedOmni123, build_text_encoders
 
@@ -135,16 +135,14 @@ class TaskCollator:
         return batch
 
 
-class Omni123Trainer(Trainer):
+class Omni123Trainer(PartsTrainer):
     """Logs the loss of every task and modality; validates on held-in objects without dropout."""
 
     model: TextConditionedOmni123
 
     def __init__(self, *args, validation_batches: list[dict[str, Any]], **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False
         self.validation_batches = validation_batches
-        self.parts: dict[str, list[float]] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         name = inputs.pop("task_name")
@@ -155,12 +153,6 @@ class Omni123Trainer(Trainer):
             if value is not None:
                 self.parts.setdefault(f"loss_{modality}_tokens", []).append(float(value))
         return (output.loss, output) if return_outputs else output.loss
-
-    def log(self, logs, *args, **kwargs):
-        for name, values in self.parts.items():
-            logs.setdefault(name, float(np.mean(values)))
-        self.parts = {}
-        super().log(logs, *args, **kwargs)
 
     @torch.no_grad()
     def evaluate(self, *args, **kwargs):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import Trainer
 
 from ..data.store import AssetStore
 from ..errors import Omni123Error
@@ -19,7 +18,7 @@ from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.quantization_image import code_statistics
 from .image_vae import check_image_size, view_dataset, view_psnr
 from .recipe import Recipe, build_config, load_pretrained
-from .runner import run, samples_in_run, training_arguments
+from .runner import TokenizerTrainer, run, samples_in_run, training_arguments
 from .shape_tokenizer import held_in_assets, stack
 
 
@@ -42,18 +41,15 @@ def tokenizer_metrics(
     return {**figures, **code_statistics(torch.cat(used), model.config.num_codes)}
 
 
-class ImageTokenizerTrainer(Trainer):
+class ImageTokenizerTrainer(TokenizerTrainer):
     """Encodes pixels with the frozen VAE, trains the tokenizer on the latents, validates by PSNR through the codes."""
 
     model: Omni123ImageTokenizer
 
-    def __init__(self, *args, vae: Omni123ImageVAE, pixel_loss_weight: float, validate, **kwargs):
+    def __init__(self, *args, vae: Omni123ImageVAE, pixel_loss_weight: float, **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False
         self.vae = vae.to(self.args.device).eval().requires_grad_(False)  # type: ignore[arg-type]
         self.pixel_loss_weight = pixel_loss_weight
-        self.validate = validate
-        self.parts: dict[str, list[float]] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         pixels = inputs["pixel_values"]
@@ -69,20 +65,6 @@ class ImageTokenizerTrainer(Trainer):
             loss = loss + self.pixel_loss_weight * pixel_loss
             self.parts.setdefault("pixel_loss", []).append(float(pixel_loss.detach()))
         return (loss, output) if return_outputs else loss
-
-    def log(self, logs, *args, **kwargs):
-        for name, values in self.parts.items():
-            logs.setdefault(name, float(np.mean(values)))
-        self.parts = {}
-        super().log(logs, *args, **kwargs)
-
-    def evaluate(self, *args, **kwargs):
-        self.model.eval()
-        metrics = {f"eval_{name}": value for name, value in self.validate(self.model).items()}
-        self.model.train()
-        self.parts = {}
-        self.log(metrics)
-        return metrics
 
 
 def train(recipe: Recipe) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import Omni123Error
@@ -66,6 +66,39 @@ class JsonLinesLog(TrainerCallback):
         self.last = (state.global_step, values)
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, "seconds": seconds, **values}) + "\n")
+
+
+class PartsTrainer(Trainer):
+    """A trainer whose `compute_loss` leaves named parts of the loss in `parts`: every log line carries their means."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        self.parts: dict[str, list[float]] = {}
+
+    def log(self, logs, *args, **kwargs):
+        for name, values in self.parts.items():
+            logs.setdefault(name, float(np.mean(values)))
+        self.parts = {}
+        super().log(logs, *args, **kwargs)
+
+
+class TokenizerTrainer(PartsTrainer):
+    """Validates by `validate(model)`, a dictionary of figures, in place of a loss over a data set."""
+
+    model: PreTrainedModel
+
+    def __init__(self, *args, validate: Callable[[Any], dict[str, float]], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.validate = validate
+
+    def evaluate(self, *args, **kwargs):
+        self.model.eval()
+        metrics = {f"eval_{name}": value for name, value in self.validate(self.model).items()}
+        self.model.train()
+        self.parts = {}
+        self.log(metrics)
+        return metrics
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:

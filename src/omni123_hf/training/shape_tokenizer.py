@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Trainer
 
 from ..data.store import AssetStore
 from ..errors import Omni123Error
@@ -12,7 +11,7 @@ from ..modeling.anchored_initialization import initialize_anchored
 from ..modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from .recipe import Recipe, build_config, load_pretrained
-from .runner import CounterDataset, run, samples_in_run, training_arguments
+from .runner import CounterDataset, TokenizerTrainer, run, samples_in_run, training_arguments
 
 
 def draw_shape(store: AssetStore, index: int, rng: np.random.Generator, points: int, queries: int, uniform: float):
@@ -65,18 +64,15 @@ def reconstruction_metrics(
     return figures
 
 
-class ShapeTokenizerTrainer(Trainer):
+class ShapeTokenizerTrainer(TokenizerTrainer):
     """Starts the code book from data after a warm-up without quantisation; validates by IoU through nearest codes."""
 
     model: Omni123ShapeTokenizer
 
-    def __init__(self, *args, vq_warmup_steps: int, validate, **kwargs):
+    def __init__(self, *args, vq_warmup_steps: int, **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False
         self.vq_warmup_steps = vq_warmup_steps
-        self.validate = validate
         self.codebook_started = False
-        self.parts: dict[str, list[float]] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         tokenizer = self.accelerator.unwrap_model(model)
@@ -103,20 +99,6 @@ class ShapeTokenizerTrainer(Trainer):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # Every rank saw other samples, and parallel training equalises gradients only, never these writes.
             torch.distributed.broadcast(tokenizer.quantizer.codebook.weight, 0)
-
-    def log(self, logs, *args, **kwargs):
-        for name, values in self.parts.items():
-            logs.setdefault(name, float(np.mean(values)))
-        self.parts = {}
-        super().log(logs, *args, **kwargs)
-
-    def evaluate(self, *args, **kwargs):
-        self.model.eval()
-        metrics = {f"eval_{name}": value for name, value in self.validate(self.model).items()}
-        self.model.train()
-        self.parts = {}
-        self.log(metrics)
-        return metrics
 
 
 def source_weights(store: AssetStore, indices: np.ndarray, real_share: float) -> np.ndarray:
