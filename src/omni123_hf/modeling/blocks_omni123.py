@@ -1,14 +1,18 @@
 """The transformer blocks of the autoregressive model (paper §4.1, Table 3)."""
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..errors import Omni123Error
 from .configuration_omni123 import Omni123Config
+from .masking import Mask
 
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -33,13 +37,15 @@ class HeadRMSNorm(nn.Module):
         return (y * self.weight.float()).to(x.dtype)
 
 
-def rotary_tables(start: int, length: int, head_dim: int, theta: float, device: torch.device) -> Rotation:
+def rotary_tables(
+    start: int | torch.Tensor, length: int, head_dim: int, theta: float, device: torch.device
+) -> Rotation:
     """`(cos, sin)` of shape `(length, head_dim / 2)` for positions from `start`.
 
     Computed anew in every pass: a non-persistent buffer would hold uninitialised memory after a meta-device load.
     """
     exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
-    position = torch.arange(start, start + length, device=device, dtype=torch.float32)
+    position = torch.arange(length, device=device, dtype=torch.float32) + start
     angle = position[:, None] * theta**-exponent
     return angle.cos(), angle.sin()
 
@@ -51,18 +57,42 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
+@functools.cache
+def _compiled_flex_attention():
+    return torch.compile(flex_attention)
+
+
+def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: BlockMask | None) -> torch.Tensor:
+    if query.device.type == "cpu":
+        if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+            raise Omni123Error(
+                "flex_attention has no backward pass on the CPU: train with attn_implementation='sdpa'."
+            )
+        return flex_attention(query, key, value, block_mask=mask)
+    if torch.compiler.is_compiling():
+        return flex_attention(query, key, value, block_mask=mask)
+    return _compiled_flex_attention()(query, key, value, block_mask=mask)
+
+
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, implementation: str
-) -> torch.Tensor:
-    """Attention of `(B, heads, Q, D)` over `(B, heads, K, D)` under a boolean mask; returns `(B, Q, heads * D)`."""
-    if implementation == "sdpa":
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Mask, implementation: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention of `(B, heads, Q, D)` over `(B, heads, K, D)`.
+
+    Returns `(B, Q, heads * D)` and, from eager alone, the weights `(B, heads, Q, K)`.
+    """
+    weights = None
+    if implementation == "flex_attention":
+        mixed = _flex(query, key, value, mask)
+    elif implementation == "sdpa":
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     else:
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        mixed = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
-    return mixed.transpose(1, 2).flatten(2)
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        mixed = weights @ value
+    return mixed.transpose(1, 2).flatten(2), weights
 
 
 class StreamQKV(nn.Module):
@@ -136,10 +166,16 @@ class Omni123DualBlock(GradientCheckpointingLayer):
         generation: torch.Tensor,
         conditioning: torch.Tensor | None,
         rotation: Rotation,
-        mask: torch.Tensor | None,
+        mask: Mask,
         past_key_values: Cache | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`conditioning` is None in cached steps, when its keys and values already lie in the cache."""
+        visible_keys: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Both streams and the eager path's attention weights.
+
+        `conditioning` is None in cached steps, when its keys and values already lie in the cache. `mask` has a row for
+        every query that this block makes (`masking.AttentionMasks`). `visible_keys` cuts a static cache's buffer to the
+        part in use, conditioning included.
+        """
         query, key, value = self.generation_qkv(generation, rotation)
         length = 0
         if conditioning is not None:
@@ -150,15 +186,14 @@ class Omni123DualBlock(GradientCheckpointingLayer):
             if conditioning_query is not None:
                 length = conditioning.shape[1]
                 query = torch.cat([conditioning_query, query], dim=2)
-            elif mask is not None:
-                mask = mask[:, :, conditioning.shape[1] :]
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        mixed = attend(query, key, value, mask, self.config._attn_implementation)
+            key, value = key[:, :, :visible_keys], value[:, :, :visible_keys]
+        mixed, weights = attend(query, key, value, mask, self.config._attn_implementation)
         generation = self.generation_out(generation, mixed[:, length:])
         if conditioning is not None and self.conditioning_out is not None:
             conditioning = self.conditioning_out(conditioning, mixed[:, :length])
-        return generation, conditioning
+        return generation, conditioning, weights
 
 
 class Omni123SingleBlock(GradientCheckpointingLayer):
@@ -174,10 +209,14 @@ class Omni123SingleBlock(GradientCheckpointingLayer):
         self,
         generation: torch.Tensor,
         rotation: Rotation,
-        mask: torch.Tensor | None,
+        mask: Mask,
         past_key_values: Cache | None = None,
-    ) -> torch.Tensor:
+        visible_keys: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The stream and the eager path's attention weights; `visible_keys` as in a dual block, generation only."""
         query, key, value = self.generation_qkv(generation, rotation)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        return self.generation_out(generation, attend(query, key, value, mask, self.config._attn_implementation))
+            key, value = key[:, :, :visible_keys], value[:, :, :visible_keys]
+        mixed, weights = attend(query, key, value, mask, self.config._attn_implementation)
+        return self.generation_out(generation, mixed), weights

@@ -21,6 +21,8 @@ class Omni123Config(PreTrainedConfig):
     `text_embed_dim_2` None means a single text encoder. `null_condition` "learned" replaces a dropped text by one
     learned embedding; "empty_prompt" expects the caller to pass the embeddings of the empty prompt.
     `num_image_codes` 0 gives a model of shapes only. `head_dim` 0 means `hidden_size / num_attention_heads`.
+    `loss_chunk_size` is the number of target positions whose logits exist at a time in the loss; 0 means all at once.
+    The heads are per modality and never tied to the embeddings, so `tie_word_embeddings` must stay False.
     """
 
     model_type = "omni123"
@@ -51,6 +53,7 @@ class Omni123Config(PreTrainedConfig):
     null_condition: str = "learned"
     use_bbox: bool = False
     initializer_range: float = 0.02
+    loss_chunk_size: int = 256
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any):
@@ -75,6 +78,15 @@ class Omni123Config(PreTrainedConfig):
             raise Omni123Error("num_image_tokens must be at least 1 when the model has image codes.")
         if self.head_dim < 2 or self.head_dim % 2:
             raise Omni123Error(f"head_dim is {self.head_dim}: rotary pairs need an even head_dim of at least 2.")
+        if self.loss_chunk_size < 0:
+            raise Omni123Error(
+                f"loss_chunk_size is {self.loss_chunk_size}: use 0 for the whole batch, or a positive size."
+            )
+        if self.tie_word_embeddings:
+            raise Omni123Error(
+                "tie_word_embeddings cannot be True: each modality has its own head over its own codes, while one table "
+                "embeds the whole vocabulary."
+            )
         if not 0.0 <= self.token_dropout < 1.0:
             raise Omni123Error(f"token_dropout is {self.token_dropout}: it must lie in [0, 1).")
         if self.null_condition not in ("learned", "empty_prompt"):

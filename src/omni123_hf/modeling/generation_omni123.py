@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_GUIDANCE_SCALE = 5.0
 GUIDANCE_SCHEDULES = ("constant", "linear_decay")
 GUIDANCE_DROPS = ("text", "text_and_prefix")
+CACHES = ("dynamic", "static")
 ProgressCallback = Callable[[int, int, str], Any]
 
 
@@ -100,6 +101,8 @@ class Omni123GenerationMixin:
         null_text: torch.Tensor | None = None,
         bbox: torch.Tensor | None = None,
         negative_text_embeds: torch.Tensor | None = None,
+        negative_text_embeds_2: torch.Tensor | None = None,
+        negative_text_attention_mask_2: torch.Tensor | None = None,
         guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
         guidance_schedule: Literal["constant", "linear_decay"] = "constant",
         guidance_drops: Literal["text", "text_and_prefix"] = "text",
@@ -109,17 +112,28 @@ class Omni123GenerationMixin:
         generator: torch.Generator | None = None,
         callback: ProgressCallback | None = None,
         use_cache: bool = True,
+        cache_implementation: Literal["dynamic", "static"] = "dynamic",
+        compile_decode: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Runs a plan and returns the local codes `(B, n)` of every sampled segment, by segment name.
 
         Text as in `forward`; none at all means prefix only. `batch_size` is needed only without text. Guidance doubles
         the batch into [conditional ; unconditional] rows unless `guidance_scale` is 1; its unconditional rows drop the
-        text, and the prefix too when `guidance_drops` is "text_and_prefix". `negative_text_embeds` (B or 1, Lc, Dc)
-        are the embeddings of the empty prompt that a model with `null_condition` "empty_prompt" needs for them.
-        `callback(step, total, modality)` follows each code. `use_cache=False` recomputes everything in each step, to
-        check against. Raises `Omni123Error` for bad settings and plans.
+        text, and the prefix too when `guidance_drops` is "text_and_prefix". `negative_text_embeds` (B or 1, Lc, Dc),
+        and where there is a second text encoder `negative_text_embeds_2` with its mask, are the embeddings of the empty
+        prompt that a model with `null_condition` "empty_prompt" needs for them. `callback(step, total, modality)`
+        follows each code. `cache_implementation` "static" keeps keys and values in buffers of the final size, and
+        `compile_decode` then runs each one-token step as one compiled graph (`torch.compile`, full graph).
+        `use_cache=False` recomputes everything in each step, to check against. Raises `Omni123Error` for bad settings
+        and plans.
         """
         _check_settings(guidance_scale, guidance_schedule, guidance_drops, temperature, top_k, top_p)
+        if cache_implementation not in CACHES:
+            raise Omni123Error(f"cache_implementation is {cache_implementation!r}: use one of {', '.join(CACHES)}.")
+        if compile_decode and not (use_cache and cache_implementation == "static"):
+            raise Omni123Error(
+                "compile_decode needs cache_implementation='static': other caches change shape every step."
+            )
         rows = _plan_rows(plan, text_embeds, batch_size)
         prefix = _prefix_length(plan)
         drops_prefix = guidance_drops == "text_and_prefix" and prefix > 0
@@ -140,7 +154,12 @@ class Omni123GenerationMixin:
         }
         visibility: dict[str, Any] = {}
         if guided:
-            conditions = self._double_conditions(conditions, rows, negative_text_embeds)
+            empty = {
+                "text_embeds": negative_text_embeds,
+                "text_embeds_2": negative_text_embeds_2,
+                "text_attention_mask_2": negative_text_attention_mask_2,
+            }
+            conditions = self._double_conditions(conditions, rows, empty)
             if drops_prefix:
                 visibility["drop_prefix"] = torch.arange(2 * rows, device=device) >= rows
         conditions = {key: value.to(device) for key, value in conditions.items() if value is not None}
@@ -148,6 +167,11 @@ class Omni123GenerationMixin:
         if prefix:
             # Behind the prefix, its length matters only to rows that must not see it.
             (visibility if drops_prefix else first_only)["prefix_length"] = prefix
+
+        if use_cache and cache_implementation == "static":
+            # The last code is never fed back, hence one position less than the plan has.
+            positions = sum(step.count if step.ids is None else step.ids.shape[-1] for step in plan) - 1
+            first_only["past_key_values"] = self.make_static_cache(self._conditioning_length(conditions), positions)
 
         history = torch.empty(rows, 0, dtype=torch.long, device=device)
         pending = 0  # How many last positions of `history` the model has not seen yet.
@@ -164,7 +188,8 @@ class Omni123GenerationMixin:
             for index in range(step.count):
                 fresh = history[:, -pending:] if use_cache else history
                 context = carried if carried else {**conditions, **first_only, "use_cache": use_cache}
-                output = self(
+                forward = self._compiled_forward() if compile_decode and carried and pending == 1 else self
+                output = forward(
                     input_ids=fresh.repeat(2, 1) if guided else fresh,
                     modality=step.modality,
                     logits_to_keep=1,
@@ -190,33 +215,59 @@ class Omni123GenerationMixin:
             results[step.name] = torch.cat(codes, dim=1)
         return results
 
+    def _conditioning_length(self: "Omni123ForConditionalGeneration", conditions: dict[str, Any]) -> int:  # type: ignore[misc]
+        """Positions C of the conditioning stream that `embed_conditioning` will make."""
+        if "text_embeds" not in conditions:
+            return 1
+        texts = [conditions[name].shape[1] for name in ("text_embeds", "text_embeds_2") if name in conditions]
+        return sum(texts) + (self.bbox_proj is not None)
+
+    def _compiled_forward(self: "Omni123ForConditionalGeneration") -> Callable[..., Any]:  # type: ignore[misc]
+        # Kept outside the module's registry, and made once: a new wrapper would compile again.
+        if "_compiled_step" not in self.__dict__:
+            self.__dict__["_compiled_step"] = torch.compile(self.forward, fullgraph=True, dynamic=False)
+        return self.__dict__["_compiled_step"]
+
     def _double_conditions(  # type: ignore[misc]
         self: "Omni123ForConditionalGeneration",
         conditions: dict[str, Any],
         rows: int,
-        negative_text_embeds: torch.Tensor | None,
+        empty: dict[str, torch.Tensor | None],
     ) -> dict[str, Any]:
-        """[conditional ; unconditional] rows of every condition."""
+        """[conditional ; unconditional] rows of every condition; `empty` holds the empty prompt's embeddings."""
         doubled = {key: None if value is None else torch.cat([value, value]) for key, value in conditions.items()}
         text = conditions["text_embeds"]
         if self.config.null_condition == "learned":
-            if negative_text_embeds is not None:
+            if any(value is not None for value in empty.values()):
                 raise Omni123Error("This model has a learned null embedding: leave negative_text_embeds out.")
             if text is not None:
                 null = torch.ones(rows, dtype=torch.bool, device=text.device)
                 own = conditions["null_text"]
                 doubled["null_text"] = torch.cat([~null if own is None else own.to(text.device), null])
             return doubled
-        if negative_text_embeds is None or self.config.text_embed_dim_2:
+        if text is None:
             raise Omni123Error(
-                "Guidance with null_condition 'empty_prompt' needs negative_text_embeds and a single text encoder."
+                "This model has null_condition 'empty_prompt': pass the empty prompt's embeddings as text_embeds for rows "
+                "without text."
             )
-        if negative_text_embeds.shape[1:] != text.shape[1:]:
-            raise Omni123Error(
-                f"negative_text_embeds is {tuple(negative_text_embeds.shape)}: it must match text_embeds "
-                f"{tuple(text.shape)} in length and width."
+        for name in ("text_embeds", "text_embeds_2"):
+            wanted, given = conditions[name], empty[name]
+            if wanted is None:
+                continue
+            if given is None:
+                raise Omni123Error(f"Guidance with null_condition 'empty_prompt' needs negative_{name}.")
+            if given.shape[1:] != wanted.shape[1:]:
+                raise Omni123Error(
+                    f"negative_{name} is {tuple(given.shape)}: it must match {name} {tuple(wanted.shape)} in length and "
+                    "width."
+                )
+            doubled[name] = torch.cat([wanted, given.to(wanted).expand(rows, -1, -1)])
+        mask, empty_mask = conditions["text_attention_mask_2"], empty["text_attention_mask_2"]
+        if mask is not None or empty_mask is not None:
+            whole = torch.ones(rows, conditions["text_embeds_2"].shape[1], dtype=torch.bool, device=text.device)
+            doubled["text_attention_mask_2"] = torch.cat(
+                [(whole if part is None else part.to(whole)).expand(rows, -1) for part in (mask, empty_mask)]
             )
-        doubled["text_embeds"] = torch.cat([text, negative_text_embeds.to(text).expand(rows, -1, -1)])
         if conditions["bbox"] is not None:
             # Zeros mean "no box": the unconditional rows drop it with the text.
             doubled["bbox"] = torch.cat([conditions["bbox"], torch.zeros_like(conditions["bbox"])])

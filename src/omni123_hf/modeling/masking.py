@@ -5,72 +5,116 @@
   what lies before it. A row with `drop_prefix` hides its prefix from all positions behind it.
 
 A padded conditioning query sees itself, because a row without any key is undefined; nothing ever reads it.
+
+The rule is written once, over index tensors: evaluated on all index pairs it is the boolean mask of eager and sdpa,
+evaluated on scalars it is the `mask_mod` of flex attention.
 """
 
 from dataclasses import dataclass
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+
+Mask = torch.Tensor | BlockMask | None
 
 
 @dataclass(frozen=True)
 class AttentionMasks:
-    """Boolean masks, True = may attend. None means that every query may see every key.
+    """Masks of one forward pass, True = may attend: boolean `(B, 1, queries, keys)`, or `BlockMask` for flex attention.
 
-    `dual`: keys `[conditioning C; generation K]`, queries `[conditioning C; generation T]`, or generation alone while
-    decoding: `(B, 1, C + T or T, C + K)`. `single`: `(B or 1, 1, T, K)`.
+    `dual` has queries `[conditioning C; generation T]`, or generation alone while decoding, and keys
+    `[conditioning C; generation K]`; `last_dual` is for the last dual block, whose conditioning asks nothing: queries T.
+    `single` has queries T and keys K. None means that every query may see every key.
     """
 
-    dual: torch.Tensor | None
-    single: torch.Tensor | None
+    dual: Mask
+    last_dual: Mask
+    single: Mask
+
+
+@dataclass(frozen=True)
+class VisibilityRule:
+    """The facts that the rule needs. `num_past` is a tensor when the cache is static, so that one graph serves all steps."""
+
+    conditioning_mask: torch.Tensor
+    num_past: int | torch.Tensor = 0
+    prefix_length: torch.Tensor | None = None
+    drop_prefix: torch.Tensor | None = None
+    text_causal: bool = True
+
+    def generation(self, row: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Whether generation position `query` of batch row `row` sees generation position `key`."""
+        allowed = key <= query
+        if self.prefix_length is None:
+            return allowed
+        boundary = self.prefix_length[row]
+        query_in_prefix, key_in_prefix = query < boundary, key < boundary
+        allowed = allowed | (query_in_prefix & key_in_prefix)
+        if self.drop_prefix is not None:
+            allowed = allowed & ~(self.drop_prefix[row] & key_in_prefix & ~query_in_prefix)
+        return allowed
+
+    def single(self, row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Single-stream blocks: queries and keys are generation only."""
+        return self.generation(row, query + self.num_past, key)
+
+    def last_dual(self, row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Generation queries over keys `[conditioning ; generation]`."""
+        length = self.conditioning_mask.shape[1]
+        is_text = key < length
+        text = self.conditioning_mask[row, key.clamp(max=length - 1)]
+        return torch.where(is_text, text, self.generation(row, query + self.num_past, key - length))
+
+    def dual(self, row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Queries and keys `[conditioning ; generation]` of an uncached pass."""
+        length = self.conditioning_mask.shape[1]
+        text = self.conditioning_mask[row, key.clamp(max=length - 1)] & (key < length)
+        if self.text_causal:
+            text = text & (key <= query)
+        return torch.where(query < length, text | (key == query), self.last_dual(row, head, query - length, key))
 
 
 def build_masks(
-    conditioning_mask: torch.Tensor,
+    rule: VisibilityRule,
     num_queries: int,
-    num_past: int = 0,
-    prefix_length: torch.Tensor | None = None,
-    drop_prefix: torch.Tensor | None = None,
-    text_causal: bool = True,
+    num_keys: int,
+    is_cached: bool = False,
+    num_single_keys: int | None = None,
+    use_flex: bool = False,
 ) -> AttentionMasks:
-    """Masks of one forward pass.
+    """Masks for `num_queries` T new positions and `num_keys` K generation keys (T + past, or a static cache's capacity).
 
-    `conditioning_mask (B, C)` bool marks valid conditioning, `num_queries` T new generation positions follow
-    `num_past` cached ones, `prefix_length (B,)` and `drop_prefix (B,)` describe the prefix (None: there is none).
+    `num_single_keys` is K of the single blocks where their cache has another capacity; `is_cached` leaves out the
+    conditioning queries, which only the first pass has.
     """
-    generation = _generation_to_generation(
-        conditioning_mask.device, num_queries, num_past, prefix_length, drop_prefix
-    )  # (B or 1, T, K)
-    rows, length = conditioning_mask.shape
-    to_conditioning = conditioning_mask[:, None, :].expand(rows, num_queries, length)
-    dual = torch.cat([to_conditioning, generation.expand(rows, -1, -1)], dim=-1)
-    if num_past == 0:
-        inner = conditioning_mask[:, None, :].expand(rows, length, length)
-        itself = torch.eye(length, dtype=torch.bool, device=conditioning_mask.device)
-        if text_causal:
-            inner = inner & torch.ones_like(itself).tril()
-        inner = inner | itself
-        blind = inner.new_zeros(rows, length, num_queries)
-        dual = torch.cat([torch.cat([inner, blind], dim=-1), dual], dim=1)
-    # One new position behind a visible past sees everything, so single layers need no mask in ordinary decoding.
-    sees_all = num_queries == 1 and drop_prefix is None
-    return AttentionMasks(dual=dual[:, None], single=None if sees_all else generation[:, None])
+    rows, length = rule.conditioning_mask.shape
+    build = _block_mask if use_flex else _dense_mask
+    device = rule.conditioning_mask.device
+    single_keys = num_keys if num_single_keys is None else num_single_keys
+    last_dual = build(rule.last_dual, rows, num_queries, length + num_keys, device)
+    if is_cached:
+        dual = last_dual
+    else:
+        dual = build(rule.dual, rows, length + num_queries, length + num_keys, device)
+    # One new position behind a visible past sees every key there is, so ordinary decoding needs no mask here.
+    whole = isinstance(rule.num_past, int) and single_keys == rule.num_past + num_queries
+    sees_all = whole and num_queries == 1 and rule.drop_prefix is None
+    single = None if sees_all else build(rule.single, rows, num_queries, single_keys, device)
+    return AttentionMasks(dual=dual, last_dual=last_dual, single=single)
 
 
-def _generation_to_generation(
-    device: torch.device,
-    num_queries: int,
-    num_past: int,
-    prefix_length: torch.Tensor | None,
-    drop_prefix: torch.Tensor | None,
-) -> torch.Tensor:
-    query = torch.arange(num_past, num_past + num_queries, device=device)[:, None]
-    key = torch.arange(num_past + num_queries, device=device)[None, :]
-    allowed = (key <= query)[None]
-    if prefix_length is None:
-        return allowed
-    boundary = prefix_length[:, None, None]
-    query_in_prefix, key_in_prefix = query < boundary, key < boundary
-    allowed = allowed | (query_in_prefix & key_in_prefix)
-    if drop_prefix is not None:
-        allowed = allowed & ~(drop_prefix[:, None, None] & key_in_prefix & ~query_in_prefix)
-    return allowed
+def _dense_mask(predicate, rows: int, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    row = torch.arange(rows, device=device)[:, None, None]
+    query = torch.arange(queries, device=device)[None, :, None]
+    key = torch.arange(keys, device=device)[None, None, :]
+    return predicate(row, row, query, key).expand(rows, queries, keys)[:, None]
+
+
+def _block_mask(predicate, rows: int, queries: int, keys: int, device: torch.device) -> BlockMask:
+    # `create_block_mask` counts the parameters of plain functions only.
+    def mask_mod(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return predicate(row, head, query, key)
+
+    # Uncompiled, the block map is found by way of the dense mask, which long CUDA sequences cannot afford.
+    return create_block_mask(mask_mod, rows, None, queries, keys, device=device, _compile=device.type == "cuda")

@@ -9,6 +9,7 @@ vectors. One untied linear head per modality. Masks are decided in `masking.py`,
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from ..errors import Omni123Error
 from .blocks_omni123 import (
@@ -27,12 +29,15 @@ from .blocks_omni123 import (
     layer_norm,
     rotary_tables,
 )
+from .cache_omni123 import Omni123StaticCache
+from .checks_omni123 import check_cache, check_ids, check_outputs, check_rows
 from .configuration_omni123 import Omni123Config
 from .generation_omni123 import Omni123GenerationMixin
-from .masking import build_masks
+from .loss_omni123 import summed_cross_entropy
+from .masking import VisibilityRule, build_masks
 
 
-ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
 
 
 @dataclass
@@ -42,7 +47,9 @@ class Omni123Output(ModelOutput):
     `loss` is the summed cross-entropy over target codes divided by their number; `shape_loss` and `image_loss` are the
     detached means per modality, None where the batch has no such target. `shape_logits (B, K, Ks)` and
     `image_logits (B, K, Ki)` are over local codes. `last_hidden_state (B, T, hidden)` is after the final norm.
-    `conditioning_mask (B, C)` must be handed back with `past_key_values` in the next cached step.
+    `conditioning_mask (B, C)` must be handed back with `past_key_values` in the next cached step. On request,
+    `hidden_states` are the generation stream `(B, T, hidden)` before the first and after every block, and `attentions`
+    (eager only) each block's weights `(B, heads, queries, keys)` over `[conditioning ; generation]` in dual blocks.
     """
 
     loss: torch.Tensor | None = None
@@ -53,6 +60,8 @@ class Omni123Output(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     past_key_values: Cache | None = None
     conditioning_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class Omni123PreTrainedModel(PreTrainedModel):
@@ -65,7 +74,8 @@ class Omni123PreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = False  # Its masks cannot express a bidirectional prefix.
-    _supports_flex_attn = False
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -142,7 +152,40 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         self.embed_tokens = value
 
     def get_output_embeddings(self) -> None:
+        """None: there is a head for each modality, `shape_head` and `image_head`, and neither is tied."""
         return None
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Refuses every new size: the config lays out the vocabulary, and heads and code tables would no longer fit.
+
+        To add view tokens use `resize_view_embeddings`; for other code books build a model of another config.
+        """
+        if new_num_tokens in (None, self.config.vocab_size):
+            return self.embed_tokens
+        raise Omni123Error(
+            f"The vocabulary of {self.config.vocab_size} ids is laid out by the config and cannot be resized to "
+            f"{new_num_tokens}: use resize_view_embeddings for views, or a config with other numbers of codes."
+        )
+
+    @torch.no_grad()
+    def resize_view_embeddings(self, num_views: int) -> nn.Embedding:
+        """Gives the model `num_views` view tokens (paper §4.5: they are new in continued training).
+
+        View ids end the vocabulary, so all other ids keep their rows; added rows start as any embedding does.
+        """
+        if num_views < 0:
+            raise Omni123Error(f"num_views is {num_views}: it cannot be negative.")
+        old = self.embed_tokens.weight
+        kept = self.config.view_offset + min(num_views, self.config.num_views)
+        table = nn.Embedding(
+            self.config.view_offset + num_views, self.config.hidden_size, device=old.device, dtype=old.dtype
+        )
+        table.weight.normal_(mean=0.0, std=self.config.initializer_range)
+        table.weight[:kept] = old[:kept]
+        table.weight.requires_grad_(old.requires_grad)
+        self.config.num_views = num_views
+        self.embed_tokens = table
+        return table
 
     @torch.no_grad()
     def set_code_tables(self, shape: torch.Tensor | None = None, image: torch.Tensor | None = None) -> None:
@@ -218,9 +261,17 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
             if config.normalize_text_embeds:
                 embeds = layer_norm(embeds, config.layer_norm_eps)
             pieces.append(projection(embeds.to(projection.weight.dtype)))
+            if attention_mask is not None and attention_mask.shape != embeds.shape[:2]:
+                raise Omni123Error(
+                    f"text_attention_mask_2 is {tuple(attention_mask.shape)}: it must be {tuple(embeds.shape[:2])} like {name}."
+                )
             whole = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
             valid.append(whole if attention_mask is None else attention_mask.bool())
         if self.bbox_proj is not None:
+            if bbox is not None and tuple(bbox.shape) != (batch_size, 3):
+                raise Omni123Error(
+                    f"bbox is {tuple(bbox.shape)}: it must be ({batch_size}, 3), zeros where there is none."
+                )
             # Zeros mean "no box", as in Cube 3D.
             box = pieces[0].new_zeros(batch_size, 3) if bbox is None else bbox.to(pieces[0].dtype)
             pieces.append(self.bbox_proj(box)[:, None])
@@ -234,6 +285,7 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
             stream = torch.where(null_text[:, None, None], self.null_text_embed.to(stream.dtype), stream)
         return stream, mask
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -251,6 +303,8 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         conditioning_mask: torch.Tensor | None = None,
         modality: str | None = None,
         logits_to_keep: int = 0,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
     ) -> Omni123Output:
         """Predicts the code that follows each position of `input_ids (B, T)`, flat ids.
 
@@ -260,36 +314,73 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         where there is no loss; the shift by one happens here. With labels no logits are returned; without, `modality`
         ("shape" or "image", None for both) and `logits_to_keep` (0 for all positions) choose the logits to compute.
         In a cached step pass only new ids, `past_key_values` and the last output's `conditioning_mask`, and no text;
-        with a dropped prefix pass `prefix_length` and `drop_prefix` in every step. Raises `Omni123Error`.
+        with a dropped prefix pass `prefix_length` and `drop_prefix` in every step. `past_key_values` is a
+        `DynamicCache` (made here when `use_cache` is set) or a static cache (`make_static_cache`), whose steps can be
+        compiled as one graph. Raises `Omni123Error`.
         """
+        if not torch.compiler.is_compiling():
+            is_cached = conditioning_mask is not None
+            check_ids(self.config, input_ids, labels, is_cached)
+            check_rows(input_ids.shape[0], null_text, drop_prefix, prefix_length)
+            check_cache(past_key_values, is_cached)
+            check_outputs(self.config, modality, output_attentions)
         rows, length = input_ids.shape
         conditioning = None
-        num_past = 0
-        if past_key_values is not None and past_key_values.get_seq_length(0) > 0:
-            if conditioning_mask is None:
-                raise Omni123Error("A cached step needs the conditioning_mask of the output that came with the cache.")
-            num_past = past_key_values.get_seq_length(0) - conditioning_mask.shape[1]
+        num_past: int | torch.Tensor = 0
+        if conditioning_mask is not None and past_key_values is not None:
+            valid = conditioning_mask
+            num_past = past_key_values.get_seq_length(0) - valid.shape[1]
+            if not torch.compiler.is_compiling():
+                num_past = int(num_past)
         else:
-            conditioning, conditioning_mask = self.embed_conditioning(
+            conditioning, valid = self.embed_conditioning(
                 rows, text_embeds, text_embeds_2, text_attention_mask_2, bbox, null_text
             )
             if use_cache and past_key_values is None:
                 past_key_values = DynamicCache()
-        prefix = self._check_prefix(prefix_length, rows, num_past, length, input_ids.device)
-        masks = build_masks(conditioning_mask, length, num_past, prefix, drop_prefix, self.config.text_causal)
+        prefix = self._prefix_tensor(prefix_length, rows, num_past, length, input_ids.device)
+        rule = VisibilityRule(valid, num_past, prefix, drop_prefix, self.config.text_causal)
+        width = valid.shape[1]
+        keys, single_keys = self._key_lengths(past_key_values, num_past, length, width)
+        # Cutting static buffers to their used part makes them equal dynamic ones to the bit; a compiled step, whose shapes
+        # must not change, attends over the whole buffer under its mask instead.
+        visible = None if torch.compiler.is_compiling() else (width + keys, single_keys)
+        flex = self.config._attn_implementation == "flex_attention"
+        masks = build_masks(rule, length, keys, conditioning is None, single_keys, use_flex=flex)
         rotation = rotary_tables(num_past, length, self.config.head_dim, self.config.rope_theta, input_ids.device)
 
         generation = self._drop_tokens(input_ids, self.embed_ids(input_ids), labels)
+        states, attentions = [generation], []
         for dual in self.dual_blocks:
-            generation, conditioning = dual(
-                generation, conditioning, rotation, masks.dual, past_key_values=past_key_values
+            mask = masks.last_dual if dual.is_last else masks.dual
+            generation, conditioning, weights = dual(
+                generation,
+                conditioning,
+                rotation,
+                mask,
+                past_key_values=past_key_values,
+                visible_keys=None if visible is None else visible[0],
             )
+            states.append(generation)
+            attentions.append(weights)
         for single in self.single_blocks:
-            generation = single(generation, rotation, masks.single, past_key_values=past_key_values)
+            generation, weights = single(
+                generation,
+                rotation,
+                masks.single,
+                past_key_values=past_key_values,
+                visible_keys=None if visible is None else visible[1],
+            )
+            states.append(generation)
+            attentions.append(weights)
         hidden = layer_norm(generation, self.config.layer_norm_eps)
 
         output = Omni123Output(
-            last_hidden_state=hidden, past_key_values=past_key_values, conditioning_mask=conditioning_mask
+            last_hidden_state=hidden,
+            past_key_values=past_key_values,
+            conditioning_mask=valid,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
         )
         if labels is not None:
             output.loss, output.shape_loss, output.image_loss = self._loss(hidden, labels, num_items_in_batch)
@@ -299,21 +390,58 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
             output.shape_logits = self.shape_head(kept)
         if modality in (None, "image") and self.image_head is not None:
             output.image_logits = self.image_head(kept)
-        if output.shape_logits is None and output.image_logits is None:
-            raise Omni123Error(f"modality {modality!r} has no head in this model: use 'shape', 'image' or None.")
         return output
 
-    def _check_prefix(
-        self, prefix_length: torch.Tensor | int | None, rows: int, num_past: int, length: int, device: torch.device
+    def make_static_cache(self, conditioning_length: int, num_positions: int) -> Omni123StaticCache:
+        """An empty cache of fixed size for `conditioning_length` C and at most `num_positions` generation positions.
+
+        Its tensors never change place or shape, so that decoding steps compile as one graph.
+        """
+        return Omni123StaticCache(self.config, conditioning_length, num_positions)
+
+    def _key_lengths(
+        self, cache: Cache | None, num_past: int | torch.Tensor, length: int, conditioning_length: int
+    ) -> tuple[int, int]:
+        """How many generation keys dual and single blocks will meet; a compiled step meets a static cache's whole buffer."""
+        if cache is None or not cache.is_compileable:
+            return int(num_past) + length, int(num_past) + length
+        layers: Any = cache.layers
+        dual = layers[0].max_cache_len - conditioning_length
+        single = layers[self.config.num_dual_layers].max_cache_len if self.single_blocks else dual
+        if torch.compiler.is_compiling():
+            return dual, single
+        used = int(num_past) + length
+        if used > min(dual, single):
+            raise Omni123Error(
+                f"The static cache has room for {min(dual, single)} positions and {used} are wanted: make a larger one with "
+                "make_static_cache."
+            )
+        return used, used
+
+    def _prefix_tensor(
+        self,
+        prefix_length: torch.Tensor | int | None,
+        rows: int,
+        num_past: int | torch.Tensor,
+        length: int,
+        device: torch.device,
     ) -> torch.Tensor | None:
+        """Prefix lengths `(B,)`, which may differ from row to row; None where there is no prefix."""
         if prefix_length is None:
             return None
-        prefix = torch.as_tensor(prefix_length, device=device).long().expand(rows)
-        longest = int(prefix.max())
-        if longest > (num_past or length):
+        prefix = torch.as_tensor(prefix_length, device=device).long()
+        if prefix.ndim > 1 or (prefix.ndim == 1 and prefix.shape[0] != rows):
             raise Omni123Error(
-                f"The prefix of {longest} positions must enter in one uncached pass, because it sees itself in both "
-                f"directions; this pass ends its reach at {num_past or length}."
+                f"prefix_length is {tuple(prefix.shape)}: give one number, or one for each of {rows} rows."
+            )
+        prefix = prefix.expand(rows)
+        if torch.compiler.is_compiling() or isinstance(num_past, torch.Tensor):
+            return prefix
+        longest, reach = int(prefix.max()), num_past or length
+        if longest > reach or int(prefix.min()) < 0:
+            raise Omni123Error(
+                f"prefix_length reaches from {int(prefix.min())} to {longest}, outside 0 to {reach}: a prefix must enter in "
+                "one uncached pass, because it sees itself in both directions."
             )
         return prefix if longest else None
 
@@ -338,7 +466,7 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 continue
             chosen = ((labels >= offset) & (labels < offset + head.out_features)).nonzero()[:, 0]
             # An absent modality still runs its head over zero rows, so that every parameter has a gradient under DDP.
-            summed = F.cross_entropy(head(hidden[chosen]).float(), labels[chosen] - offset, reduction="sum")
+            summed = summed_cross_entropy(head, hidden[chosen], labels[chosen] - offset, self.config.loss_chunk_size)
             total = total + summed
             means.append(summed.detach() / len(chosen) if len(chosen) else None)
             found += len(chosen)
