@@ -53,6 +53,8 @@ def mini(
             _check_writable(path)
     evaluation_set = load_evaluation_set(data, count, seed)
     pipeline = load_pipeline(model, device)
+    if pipeline.task != "text-to-image-to-3d":
+        raise Omni123Error(f"{model!r} is a checkpoint for {pipeline.task}; this protocol also measures images.")
     with _progress(quiet) as report:
         result, generations = run_mini(pipeline, evaluation_set, model, seed, resolution, report)
     Console().print(terminal_table(result))

@@ -1,4 +1,4 @@
-"""`omni123 generate`: a prompt in, a picture, a mesh, a preview and a record of both out."""
+"""`omni123 generate`: a prompt in, a mesh, a preview, a record and, where the checkpoint makes one, a picture out."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from omni123_hf.errors import Omni123Error
 
 
 if TYPE_CHECKING:
-    from omni123_hf.pipelines import Omni123JointPipeline
+    from omni123_hf.pipelines.pipeline_base import Omni123PipelineBase
 
 FILES = ("image.png", "mesh.glb", "preview.png", "result.json")
 
@@ -27,14 +27,23 @@ FILES = ("image.png", "mesh.glb", "preview.png", "result.json")
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to make, for example 'a round wooden table with three legs'.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for image.png, mesh.glb, preview.png and result.json.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for mesh.glb, preview.png, result.json and, where one is made, image.png."
+        ),
     ],
     model: Annotated[str, typer.Option(help="Bundled name, folder, or Hub id of the checkpoint.")] = "omni123-mini",
     seed: Annotated[int, typer.Option(help="Seed of the sampling (no effect at temperature 0).")] = 0,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of the prompt; 1 is unguided; the checkpoint's own when left out.")
     ] = None,
-    guidance_schedule: Annotated[str, typer.Option(help="constant or linear_decay.")] = "constant",
+    guidance_schedule: Annotated[
+        str | None, typer.Option(help="constant or linear_decay; the checkpoint's own when left out.")
+    ] = None,
+    bbox: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Sides x y z of the wanted box, in any unit; for checkpoints that were trained with boxes."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest codes.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample in the nucleus of this probability.")] = None,
@@ -42,7 +51,7 @@ def generate(
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Generate an image and a watertight mesh from a text."""
+    """Generate a watertight mesh, and an image where the checkpoint makes one, from a text."""
     started = time.perf_counter()
     with staging_folder(out) as staging:
         settings: dict[str, Any] = {
@@ -53,17 +62,22 @@ def generate(
             "top_p": top_p,
             "resolution": resolution,
         }
-        pipeline = load_pipeline(model, device)
-        if guidance_scale is None:
-            # The result file says what was used, not that nothing was asked for.
-            settings["guidance_scale"] = float(pipeline.config["default_guidance_scale"])
+        pipeline: Any = load_pipeline(model, device)
+        # The result file says what was used, not that nothing was asked for.
+        settings["guidance_scale"], settings["guidance_schedule"] = pipeline.guidance(
+            guidance_scale, guidance_schedule
+        )
+        if bbox is not None:
+            if not pipeline.transformer.config.use_bbox:
+                raise Omni123Error(f"the checkpoint {model!r} was trained without bounding boxes; leave out --bbox")
+            settings["bbox"] = bbox
         loaded = time.perf_counter() - started
         with progress_callbacks(quiet) as callbacks:
             output: Any = pipeline(prompt, seed=seed, **settings, **callbacks)
         result: dict[str, Any] = {
             "prompt": prompt,
             "seed": seed,
-            "task": "text-to-image-to-3d",
+            "task": pipeline.task,
             "model": {"name": model, "revision": pipeline.revision},
             "settings": {**settings, "device": device},
             "tokens": count_tokens(pipeline, prompt, output),
@@ -87,13 +101,16 @@ def generate(
     )
 
 
-def load_pipeline(model: str, device: str) -> "Omni123JointPipeline":
-    """Load a checkpoint quietly onto a device. Raises `Omni123Error` for an unknown or absent device."""
+def load_pipeline(model: str, device: str) -> "Omni123PipelineBase":
+    """Load a checkpoint quietly onto a device, as the pipeline that its index names.
+
+    Raises `Omni123Error` for an unknown or absent device.
+    """
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from omni123_hf.pipelines import Omni123JointPipeline
+    from omni123_hf import pipelines
 
     kind = device.partition(":")[0]
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -103,7 +120,7 @@ def load_pipeline(model: str, device: str) -> "Omni123JointPipeline":
         )
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    pipeline = Omni123JointPipeline.from_pretrained(model)
+    pipeline = pipelines.load_pipeline(model)
     try:
         return pipeline.to(torch.device(device))
     except RuntimeError as error:
@@ -136,23 +153,25 @@ def progress_callbacks(quiet: bool) -> Iterator[dict[str, Any]]:
         yield {"callback_on_step_end": on_step, "callback_on_extraction": on_extraction}
 
 
-def count_tokens(pipeline: "Omni123JointPipeline", prompt: str, output: Any) -> dict[str, int]:
-    """Prompt tokens of both encoders as they read them, and the generated codes."""
-    return {
-        "text": len(pipeline.tokenizer(prompt, truncation=True)["input_ids"]),
-        "text_2": len(pipeline.tokenizer_2(prompt)["input_ids"]),
-        "image": int(output.image_tokens.shape[1]),
-        "shape": int(output.shape_tokens.shape[1]),
-    }
+def count_tokens(pipeline: "Omni123PipelineBase", prompt: str, output: Any) -> dict[str, int]:
+    """Prompt tokens as each text encoder reads them, and the generated codes."""
+    counts = {"text": len(pipeline.tokenizer(prompt, truncation=True)["input_ids"])}
+    if pipeline.tokenizer_2 is not None:
+        counts["text_2"] = len(pipeline.tokenizer_2(prompt)["input_ids"])
+    if output.image_tokens is not None:
+        counts["image"] = int(output.image_tokens.shape[1])
+    return {**counts, "shape": int(output.shape_tokens.shape[1])}
 
 
 def write_files(folder: Path, output: Any, result: dict[str, Any]) -> None:
-    """Write the picture and, where there is a surface, the mesh and the preview."""
+    """Write the picture where the pipeline makes one and, where there is a surface, the mesh and the preview."""
     from omni123_hf.geometry.export import export_glb
     from omni123_hf.geometry.preview import contact_sheet
 
-    image, mesh = output.images[0], output.meshes[0]
-    image.save(folder / "image.png")
+    image = None if output.images is None else output.images[0]
+    mesh = output.meshes[0]
+    if image is not None:
+        image.save(folder / "image.png")
     if mesh is not None:
         facts = {
             "prompt": result["prompt"],

@@ -65,6 +65,8 @@ def describe_checkpoint(name: str) -> dict[str, Any]:
         "pipeline": index.get("_class_name"),
         "parameters": sum(part["parameters"] for part in parts.values()),
         "components": parts,
+        "absent": [part for part, entry in index.items() if entry == [None, None]],
+        "settings": {key: value for key, value in index.items() if key.startswith("default_")},
         "provenance": provenance,
     }
 
@@ -85,4 +87,6 @@ def _parameters(component: Path) -> int:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_short, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -8,11 +8,13 @@ import typer
 
 from omni123_hf import __version__
 from omni123_hf.cli.assemble import assemble
+from omni123_hf.cli.convert import convert_app
 from omni123_hf.cli.data import data_app
 from omni123_hf.cli.evaluate import evaluate_app
 from omni123_hf.cli.generate import generate
 from omni123_hf.cli.info import info
 from omni123_hf.cli.train import train
+from omni123_hf.cli.verify_conversion import verify_conversion
 from omni123_hf.errors import Omni123Error
 
 
@@ -49,11 +51,13 @@ def build_app() -> typer.Typer:
     app.add_typer(evaluate_app, name="evaluate")
     app.command()(train)
     app.command()(assemble)
+    app.add_typer(convert_app, name="convert")
+    app.command("verify-conversion")(verify_conversion)
     return app
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 1 the model gave no surface, 2 bad input or an unusable file or folder."""
+    """Entry point. Exit codes: 0 done, 1 the model gave no surface or a comparison failed, 2 bad input or an unusable file or folder."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects in this one's classes, and the proof that they compute the same."""

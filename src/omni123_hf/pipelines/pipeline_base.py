@@ -3,7 +3,9 @@
 import math
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,10 +19,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Model
+from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.extraction import extract_surface
+from omni123_hf.modeling.generation_omni123 import GUIDANCE_SCHEDULES
 
 # diffusers finds a third-party component class only in a module that is imported already.
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
@@ -38,6 +41,7 @@ from omni123_hf.pipelines.registry import (
 
 
 PAPER_GUIDANCE_SCALE = 5.0
+OUTPUT_TYPES = ("trimesh", "tokens")
 DEFAULT_RESOLUTION = 96
 MIN_RESOLUTION = 16
 # Peak host memory of the dense grid, its coordinates, marching cubes and the mesh, per grid point. Measured, rounded up.
@@ -48,52 +52,39 @@ HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_do
 
 @dataclass
 class TextConditioning:
-    """A prompt as the backbone reads it: text_embeds (B, Lc, Dc), text_embeds_2 (B, Lq, Dq), text_attention_mask_2 (B, Lq)."""
+    """A prompt as the backbone reads it: text_embeds (B, Lc, Dc) and, where the checkpoint has a second text encoder,
+    text_embeds_2 (B, Lq, Dq) with text_attention_mask_2 (B, Lq)."""
 
     text_embeds: torch.Tensor
-    text_embeds_2: torch.Tensor
-    text_attention_mask_2: torch.Tensor
+    text_embeds_2: torch.Tensor | None = None
+    text_attention_mask_2: torch.Tensor | None = None
 
 
 class Omni123PipelineBase(DiffusionPipeline):
-    """Components: CLIP and Qwen3 text encoders with their tokenizers, the backbone, and the image and shape tokenizers."""
+    """A pipeline's `__init__` names the components of its task; those in `_optional_components` may be None.
 
-    tokenizer: PreTrainedTokenizerFast
+    `task` is the row of `modeling.tasks` that it generates.
+    """
+
+    task: str
+    tokenizer: PreTrainedTokenizerBase
     text_encoder: CLIPTextModel
-    tokenizer_2: PreTrainedTokenizerFast
+    tokenizer_2: PreTrainedTokenizerBase
     text_encoder_2: Qwen3Model
     transformer: Omni123ForConditionalGeneration
     image_vae: Omni123ImageVAE
     image_tokenizer: Omni123ImageTokenizer
     shape_tokenizer: Omni123ShapeTokenizer
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerFast,
-        text_encoder: CLIPTextModel,
-        tokenizer_2: PreTrainedTokenizerFast,
-        text_encoder_2: Qwen3Model,
-        transformer: Omni123ForConditionalGeneration,
-        image_vae: Omni123ImageVAE,
-        image_tokenizer: Omni123ImageTokenizer,
-        shape_tokenizer: Omni123ShapeTokenizer,
-        default_guidance_scale: float = PAPER_GUIDANCE_SCALE,
-    ):
-        super().__init__()
-        # A checkpoint's own default, kept in its index as generation settings are elsewhere; the paper's is 5.0 (§4.4).
-        self.register_to_config(default_guidance_scale=default_guidance_scale)
-        self.register_modules(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            tokenizer_2=tokenizer_2,
-            text_encoder_2=text_encoder_2,
-            transformer=transformer,
-            image_vae=image_vae,
-            image_tokenizer=image_tokenizer,
-            shape_tokenizer=shape_tokenizer,
+    def set_up(self, default_guidance_scale: float, default_guidance_schedule: str, **components: Any) -> None:
+        """Registers components and the checkpoint's own guidance, which its index keeps; the paper's scale is 5.0 (§4.4)."""
+        self.register_to_config(
+            default_guidance_scale=default_guidance_scale, default_guidance_schedule=default_guidance_schedule
         )
-        for component in (text_encoder, text_encoder_2, transformer, image_vae, image_tokenizer, shape_tokenizer):
-            component.eval()
+        self.register_modules(**components)
+        for component in components.values():
+            if isinstance(component, torch.nn.Module):
+                component.eval()
         self.revision: str | None = None
 
     @classmethod
@@ -108,7 +99,9 @@ class Omni123PipelineBase(DiffusionPipeline):
 
         Weights run in float32 unless `dtype` says otherwise, whatever precision they are stored in. `kwargs` are components that
         replace the stored ones, and for a Hub id `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
-        Raises `Omni123Error` for an unknown name or argument, and for a checkpoint that is incomplete or damaged.
+        Parts of the checkpoint that this pipeline's task does not use are left out.
+        Raises `Omni123Error` for an unknown name or argument, for a checkpoint that is incomplete or damaged, and for one
+        that lacks what this pipeline needs.
         """
         hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         components, _ = cls._get_signature_keys(cls)
@@ -127,8 +120,15 @@ class Omni123PipelineBase(DiffusionPipeline):
                 f"{name!r} is a checkpoint on this machine, which has one revision; leave out revision="
             )
         check_checkpoint(folder, verify_hashes=verify_hashes)
+        wanted = set(components) - set(kwargs)
+        missing = sorted(wanted - set(cls._optional_components) - set(component_names(folder)))
+        if missing:
+            raise Omni123Error(
+                f"{cls.__name__} needs {', '.join(missing)}, which the checkpoint {name!r} does not have; load it as "
+                f"{read_index(folder).get('_class_name')}"
+            )
         try:
-            models = _load_models(folder, dtype, given=kwargs)
+            models = _load_models(folder, dtype, wanted)
             pipeline = super().from_pretrained(str(folder), dtype=dtype, **models, **kwargs)
         except Omni123Error:
             raise
@@ -139,6 +139,14 @@ class Omni123PipelineBase(DiffusionPipeline):
             ) from error
         pipeline.revision = checkpoint_revision(folder)
         return pipeline
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
+        """As in diffusers, without its warning about parts of the checkpoint that other tasks use."""
+        components, settings = cls._get_signature_keys(cls)
+        known = {*components, *settings}
+        kept = {key: value for key, value in config_dict.items() if key.startswith("_") or key in known}
+        return super().extract_init_dict(kept, **kwargs)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -156,15 +164,18 @@ class Omni123PipelineBase(DiffusionPipeline):
             ) from error
 
     def check_prompts(self, prompt: str | list[str]) -> list[str]:
-        """The prompts as a list. Raises `Omni123Error` for an empty one and for one that the second encoder cannot take."""
+        """The prompts as a list. Raises `Omni123Error` for an empty one and for one that is too long for its encoder."""
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(text, str) for text in prompts):
             raise Omni123Error("the prompt must be a text or a non-empty list of texts")
-        limit = int(self.tokenizer_2.model_max_length)
+        self._check_text_components()
+        # With two encoders CLIP may cut: the second reads the whole prompt.
+        tokenizer = self.tokenizer if self.tokenizer_2 is None else self.tokenizer_2
+        limit = int(tokenizer.model_max_length)
         for text in prompts:
             if not text.strip():
                 raise Omni123Error("the prompt is empty; describe the object, for example 'a round wooden table'")
-            length = len(self.tokenizer_2(text, verbose=False)["input_ids"])
+            length = len(tokenizer(text, verbose=False)["input_ids"])
             if length > limit:
                 raise Omni123Error(
                     f"the prompt has {length} tokens and the text encoder takes {limit}; shorten it to about "
@@ -173,15 +184,37 @@ class Omni123PipelineBase(DiffusionPipeline):
         return list(prompts)
 
     def encode_prompt(self, prompts: list[str]) -> TextConditioning:
-        """Encode B texts. CLIP cuts at its length and keeps all positions; Qwen3 masks its padding."""
+        """Encode B texts. CLIP cuts at its length and keeps all positions; Qwen3, if there is one, masks its padding."""
+        self._check_text_components()
         device = self._execution_device
-        first = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").to(device)
-        second = self.tokenizer_2(prompts, padding="max_length", truncation=True, return_tensors="pt").to(device)
-        mask = second["attention_mask"]
-        return TextConditioning(
-            text_embeds=self.text_encoder(input_ids=first["input_ids"]).last_hidden_state,
-            text_embeds_2=self.text_encoder_2(input_ids=second["input_ids"], attention_mask=mask).last_hidden_state,
-            text_attention_mask_2=mask,
+        options: Any = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        ids = self.tokenizer(prompts, **options).to(device)["input_ids"]
+        text = TextConditioning(self.text_encoder(input_ids=ids).last_hidden_state)
+        if self.text_encoder_2 is not None:
+            second = self.tokenizer_2(prompts, **options).to(device)
+            mask = second["attention_mask"]
+            text.text_embeds_2 = self.text_encoder_2(
+                input_ids=second["input_ids"], attention_mask=mask
+            ).last_hidden_state
+            text.text_attention_mask_2 = mask
+        return text
+
+    def _check_text_components(self) -> None:
+        names = ["tokenizer", "text_encoder"]
+        if self.transformer.config.text_embed_dim_2:
+            names += ["tokenizer_2", "text_encoder_2"]
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            raise Omni123Error(
+                f"this checkpoint has no {' and no '.join(missing)} to read a prompt with; convert it again with "
+                "--text-encoder, load it with these components, or pass prompt_embeds"
+            )
+
+    def guidance(self, scale: float | None, schedule: str | None) -> tuple[float, Any]:
+        """Scale and schedule, the checkpoint's own where None."""
+        return (
+            float(self.config["default_guidance_scale"] if scale is None else scale),
+            self.config["default_guidance_schedule"] if schedule is None else schedule,
         )
 
     def decode_images(self, image_tokens: torch.Tensor) -> list[Image.Image]:
@@ -230,6 +263,46 @@ class Omni123PipelineBase(DiffusionPipeline):
         return meshes, failures
 
 
+def check_settings(
+    guidance_scale: float,
+    guidance_schedule: str,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    generator: torch.Generator | None,
+    output_type: str,
+) -> None:
+    """Raises `Omni123Error` for a setting of a pipeline's `__call__` that cannot be."""
+    for name, value in (("guidance scale", guidance_scale), ("temperature", temperature)):
+        # Written so that NaN is refused, too.
+        if not 0 <= value < float("inf"):
+            raise Omni123Error(f"the {name} must be a finite number of at least 0; got {value}")
+    if guidance_schedule not in GUIDANCE_SCHEDULES:
+        raise Omni123Error(
+            f"unknown guidance schedule {guidance_schedule!r}; use one of {', '.join(GUIDANCE_SCHEDULES)}"
+        )
+    if top_k is not None and top_k < 1:
+        raise Omni123Error(f"top-k must be at least 1, or left out; got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise Omni123Error(f"top-p must lie in (0, 1], or be left out; got {top_p}")
+    if seed is not None and generator is not None:
+        raise Omni123Error("give a seed or a generator, not both")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise Omni123Error(f"the seed must lie in [0, 2**63); got {seed}")
+    if output_type not in OUTPUT_TYPES:
+        raise Omni123Error(f"unknown output type {output_type!r}; use one of {', '.join(OUTPUT_TYPES)}")
+
+
+@contextmanager
+def timed(timings: dict[str, float], part: str) -> Iterator[None]:
+    """Adds the seconds of the block to `timings`."""
+    start = time.perf_counter()
+    yield
+    # Work on an accelerator is asynchronous; every part here ends by copying its result or by sampling, which waits for it.
+    timings[part] = time.perf_counter() - start
+
+
 def check_resolution(resolution: int) -> None:
     """Refuse an extraction grid that is too coarse to show a shape or that does not fit in the memory that is free now."""
     if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < MIN_RESOLUTION:
@@ -259,8 +332,8 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     return max(free, 0)
 
 
-def _load_models(folder: Path, dtype: torch.dtype, given: dict[str, Any]) -> dict[str, PreTrainedModel]:
-    """Every model of a checkpoint that is not `given`.
+def _load_models(folder: Path, dtype: torch.dtype, wanted: set[str]) -> dict[str, PreTrainedModel]:
+    """Every model of a checkpoint that is `wanted`; tokenizers are left to diffusers.
 
     Not left to diffusers, because transformers fills a tensor that the file lacks with random numbers and only warns, and
     diffusers does not pass on which ones these were.
@@ -268,7 +341,7 @@ def _load_models(folder: Path, dtype: torch.dtype, given: dict[str, Any]) -> dic
     models: dict[str, PreTrainedModel] = {}
     for name in component_names(folder):
         module, class_name = read_index(folder)[name]
-        if name in given or not (folder / name / "config.json").is_file():
+        if name not in wanted or not (folder / name / "config.json").is_file():
             continue
         # Third-party modules have to be loaded already: a checkpoint must not name code to import.
         library = sys.modules.get(module)
