@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from omni123_hf.data.records import AssetRecord
 from omni123_hf.data.store import AssetStore, StoreSizes, StoreWriter
@@ -158,3 +159,18 @@ def test_impossible_recipes_are_refused(store_folder, tmp_path):
     fields = {**VAE_FIELDS, "encoder_config": encoder, "upsampler_channels": [16, 8, 8, 8, 8]}
     with pytest.raises(ValueError, match="another view size"):
         image_vae.train(recipe("image-vae", store_folder, tmp_path, fields))
+
+
+def test_a_dinov3_checkpoint_can_be_the_encoder(tmp_path):
+    """`model.encoder` copies its weights, freezes them and sets the sizes that follow from it."""
+    encoder = DINOv3ViTModel(DINOv3ViTConfig(**{**VAE_FIELDS["encoder_config"], "num_hidden_layers": 6})).eval()
+    encoder.save_pretrained(tmp_path / "dino")
+    fields = {
+        key: VAE_FIELDS[key]
+        for key in ("decoder_hidden_size", "num_decoder_layers", "num_decoder_heads", "upsampler_channels")
+    }
+    vae = image_vae.build_model(Recipe("image-vae", tmp_path, model={**fields, "encoder": str(tmp_path / "dino")}))
+    state = encoder.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in vae.encoder.state_dict().items())
+    assert not any(p.requires_grad for p in vae.encoder.parameters())
+    assert vae.config.texture_taps == [0, 1, 2] and vae.config.decoder_hidden_size == 32

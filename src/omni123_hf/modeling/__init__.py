@@ -8,8 +8,14 @@ from .configuration_omni123 import Omni123Config
 from .configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from .modeling_image_tokenizer import Omni123ImageTokenizer
 from .modeling_image_vae import Omni123ImageVAE
-from .modeling_omni123 import Omni123ForConditionalGeneration, Omni123Output, parameter_table
+from .modeling_omni123 import Omni123ForConditionalGeneration, Omni123Output
 from .modeling_shape_tokenizer import Omni123ShapeTokenizer, Omni123ShapeTokenizerOutput
+from .parameter_tables import (
+    image_tokenizer_parameter_table,
+    image_vae_parameter_table,
+    parameter_table,
+    shape_tokenizer_parameter_table,
+)
 from .tasks import TASKS, Segment, Sequence, Step, Task, build_sequence, generation_plan, get_task
 
 
@@ -32,7 +38,10 @@ __all__ = [
     "build_sequence",
     "generation_plan",
     "get_task",
+    "image_tokenizer_parameter_table",
+    "image_vae_parameter_table",
     "parameter_table",
+    "shape_tokenizer_parameter_table",
 ]
 
 for config_class, model_class in (

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,9 +76,9 @@ def _flex(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Blo
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Mask, implementation: str
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, implementation: str
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Attention of `(B, heads, Q, D)` over `(B, heads, K, D)`.
+    """Attention of `(B, heads, Q, D)` over `(B, heads, K, D)` under the kind of mask that the implementation takes.
 
     Returns `(B, Q, heads * D)` and, from eager alone, the weights `(B, heads, Q, K)`.
     """

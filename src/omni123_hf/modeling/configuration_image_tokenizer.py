@@ -3,6 +3,8 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..errors import Omni123Error
+
 
 @strict
 class Omni123ImageTokenizerConfig(PreTrainedConfig):
@@ -47,14 +49,14 @@ class Omni123ImageTokenizerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _check_sizes(self) -> None:
-        """Raises `ValueError` when sizes cannot form a model.
+        """Raises `Omni123Error` when sizes cannot form a model.
 
         Not named `validate_*`: those are wrapped in a `StrictDataclassClassValidationError`, which is no `ValueError`.
         """
         if self.num_tokens < 1 or self.num_tokens & (self.num_tokens - 1):
-            raise ValueError(f"num_tokens {self.num_tokens} is not a power of two: pooled levels double each time.")
+            raise Omni123Error(f"num_tokens {self.num_tokens} is not a power of two: pooled levels double each time.")
         if not 0 < self.semantic_dim < self.latent_dim:
-            raise ValueError(
+            raise Omni123Error(
                 f"semantic_dim {self.semantic_dim} must lie inside latent_dim {self.latent_dim}: both groups "
                 f"need channels."
             )
@@ -63,7 +65,7 @@ class Omni123ImageTokenizerConfig(PreTrainedConfig):
             ("decoder", self.decoder_hidden_size, self.num_decoder_heads),
         ):
             if width % heads:
-                raise ValueError(f"{side}_hidden_size {width} is not a multiple of num_{side}_heads {heads}.")
+                raise Omni123Error(f"{side}_hidden_size {width} is not a multiple of num_{side}_heads {heads}.")
 
     @classmethod
     def paper(cls) -> "Omni123ImageTokenizerConfig":

@@ -1,9 +1,11 @@
 """Configuration of the image VAE (paper §4.3, stage I: DINO-Tok with a DINOv3 encoder)."""
 
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import DINOv3ViTConfig, PreTrainedConfig
+
+from ..errors import Omni123Error
 
 
 # DINOv3 ViT-L/16. `DINOv3ViTConfig()` alone is a ViT-S without register tokens, so every size is written out.
@@ -33,27 +35,48 @@ DINOV3_TINY: dict[str, Any] = {
 }
 
 
+# Channels of the paper-size upsampler from the coarsest doubling to the finest; the finest cost the most memory.
+UPSAMPLER_CHANNELS = (512, 256, 256, 128)
+# No PCA projection can widen, so a narrower encoder keeps its own width.
+SEMANTIC_DIM = 768
+
+
+def square_patch_size(encoder: DINOv3ViTConfig) -> int:
+    """Pixels per patch along one side. Raises `Omni123Error` when an upsampler that doubles cannot undo the patches."""
+    sides = encoder.patch_size if isinstance(encoder.patch_size, (list, tuple)) else [encoder.patch_size] * 2
+    side = sides[0]
+    if len(set(sides)) > 1 or side < 2 or side & (side - 1):
+        raise Omni123Error(
+            f"the encoder's patch size is {encoder.patch_size}: the upsampler doubles the resolution, so it must be "
+            "square and a power of two, such as 16."
+        )
+    return side
+
+
 @strict
 class Omni123ImageVAEConfig(PreTrainedConfig):
     """Sizes of `Omni123ImageVAE`; the defaults are the paper's scale (832 = 768 + 64 channels at 1/16 resolution).
 
-    `encoder_config` holds the fields of a `transformers.DINOv3ViTConfig`. `texture_taps` are hidden-state indices of
-    the encoder (0 = patch embedding, i = output of layer i) that the texture head reads. `freeze_encoder` keeps the
-    encoder in eval mode without gradients whatever `.train()` says; `freeze_semantic` does the same to the semantic
-    projection, which then keeps its PCA start (`fit_semantic_projection`). `latent_noise` is the largest standard
-    deviation of the Gaussian noise on standardised latents in training. `upsampler_channels` has one entry per
-    doubling of resolution.
+    `encoder_config` holds the fields of a `transformers.DINOv3ViTConfig`; `encoder_source` says where its weights come
+    from (`Omni123ImageVAE.from_dinov3` writes it; None for an encoder trained here). `texture_taps` are hidden-state
+    indices of the encoder (0 = patch embedding, i = output of layer i) that the texture head reads. `freeze_encoder`
+    keeps the whole encoder in eval mode without gradients whatever `.train()` and `.requires_grad_()` say. There is no
+    switch for its shallow layers alone: training them would change what the frozen deep layers read, and no loss would
+    hold the semantic channels to DINOv3's. `freeze_semantic` freezes the semantic projection, which then keeps its PCA
+    start (`fit_semantic_projection`). `latent_noise` is the largest standard deviation of the Gaussian noise on
+    standardised latents in training. `upsampler_channels` has one entry per doubling of resolution.
     """
 
     model_type = "omni123_image_vae"
 
     encoder_config: dict[str, Any] | None = None
+    encoder_source: dict[str, Any] | None = None
     freeze_encoder: bool = True
     freeze_semantic: bool = True
     image_size: int = 512
     image_mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
-    semantic_dim: int = 768
+    semantic_dim: int = SEMANTIC_DIM
     texture_dim: int = 64
     texture_taps: list[int] | tuple[int, ...] = (0, 4, 8)
     texture_hidden_size: int = 1024
@@ -61,7 +84,7 @@ class Omni123ImageVAEConfig(PreTrainedConfig):
     num_decoder_layers: int = 12
     num_decoder_heads: int = 16
     decoder_mlp_ratio: float = 4.0
-    upsampler_channels: list[int] | tuple[int, ...] = (512, 256, 256, 128)
+    upsampler_channels: list[int] | tuple[int, ...] = UPSAMPLER_CHANNELS
     upsampler_blocks: int = 2
     layer_norm_eps: float = 1e-6
     # Training behaviour.
@@ -94,32 +117,68 @@ class Omni123ImageVAEConfig(PreTrainedConfig):
         return DINOv3ViTConfig(**(self.encoder_config or {}))
 
     def _check_sizes(self) -> None:
-        """Raises `ValueError` when sizes cannot form a model.
+        """Raises `Omni123Error` when sizes cannot form a model.
 
         Not named `validate_*`: those are wrapped in a `StrictDataclassClassValidationError`, which is no `ValueError`.
         """
         encoder = self.encoder()
-        if not isinstance(encoder.patch_size, int) or encoder.patch_size != 2 ** len(self.upsampler_channels):
-            raise ValueError(
+        patch_size = square_patch_size(encoder)
+        if patch_size != self.patch_size:
+            raise Omni123Error(
                 f"upsampler_channels {self.upsampler_channels} double the resolution "
-                f"{len(self.upsampler_channels)} times, "
-                f"but the encoder's patch size is {encoder.patch_size}: give log2(patch size) entries."
+                f"{len(self.upsampler_channels)} times, but the encoder's patch size is {patch_size}: give "
+                f"log2(patch size) = {patch_size.bit_length() - 1} entries."
+            )
+        if encoder.num_channels != 3:
+            raise Omni123Error(f"the encoder reads {encoder.num_channels} channels: images here have 3.")
+        if self.image_size < 1 or self.image_size % patch_size:
+            raise Omni123Error(f"image_size {self.image_size} is not a multiple of the patch size {patch_size}.")
+        if self.semantic_dim < 1 or self.texture_dim < 1:
+            raise Omni123Error(
+                f"semantic_dim {self.semantic_dim} and texture_dim {self.texture_dim} must be at least 1: the latent "
+                "has both groups of channels."
             )
         if not self.texture_taps or not all(0 <= tap < encoder.num_hidden_layers for tap in self.texture_taps):
-            raise ValueError(
+            raise Omni123Error(
                 f"texture_taps {self.texture_taps} must name hidden states 0..{encoder.num_hidden_layers - 1} "
                 f"of the encoder."
             )
         if self.decoder_hidden_size % (4 * self.num_decoder_heads):
-            raise ValueError(
+            raise Omni123Error(
                 f"decoder_hidden_size {self.decoder_hidden_size} must be a multiple of 4 * num_decoder_heads "
                 f"({4 * self.num_decoder_heads}): axial rotary positions split each head in four."
             )
         if self.semantic_dim > encoder.hidden_size and self.freeze_semantic:
-            raise ValueError(
+            raise Omni123Error(
                 f"semantic_dim {self.semantic_dim} exceeds the encoder's width {encoder.hidden_size}: a frozen PCA "
                 "projection cannot widen; lower semantic_dim or set freeze_semantic=False."
             )
+
+    @classmethod
+    def for_encoder(cls, encoder: DINOv3ViTConfig, **fields: Any) -> Self:
+        """Paper sizes around a DINOv3 ViT of any size; `fields` take precedence over what is adapted to it.
+
+        Adapted are `semantic_dim` (768, or the width of a narrower encoder), `texture_taps` (the embedding and the
+        outputs at 1/6 and 1/3 of the depth: 0, 4, 8 of 24) and `upsampler_channels` (one per doubling of its patch).
+        Raises `Omni123Error` for unknown fields and for an encoder or fields that cannot form a model.
+        """
+        unknown = sorted(set(fields) - set(cls.__annotations__))
+        if unknown:
+            raise Omni123Error(f"{cls.__name__} has no field {unknown[0]!r}.")
+        if "encoder_config" in fields:
+            raise Omni123Error("encoder_config is read from the encoder itself: leave it out.")
+        doublings = square_patch_size(encoder).bit_length() - 1
+        depth = encoder.num_hidden_layers
+        adapted: dict[str, Any] = {
+            "semantic_dim": min(SEMANTIC_DIM, encoder.hidden_size),
+            "texture_taps": sorted({0, round(depth / 6), round(depth / 3)}),
+            "upsampler_channels": ([UPSAMPLER_CHANNELS[0]] * doublings + list(UPSAMPLER_CHANNELS))[-doublings:],
+        }
+        # Every field of the class is written out, since transformers' defaults are another encoder's sizes.
+        names = [name for name in DINOv3ViTConfig.__annotations__ if not name.startswith("_")]
+        encoder_config = {name: getattr(encoder, name) for name in names}
+        encoder_config["patch_size"] = square_patch_size(encoder)
+        return cls(**{**adapted, **fields, "encoder_config": encoder_config})
 
     @classmethod
     def paper(cls) -> "Omni123ImageVAEConfig":

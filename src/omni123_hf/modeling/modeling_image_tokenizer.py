@@ -16,7 +16,11 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
+from ..errors import Omni123Error
+from .attention_image import QFormerAttention
+from .checks_image import check_latent
 from .configuration_image_tokenizer import Omni123ImageTokenizerConfig
 from .modeling_image_vae import patch_centres
 from .quantization_image import CosineVectorQuantizer
@@ -47,6 +51,12 @@ def level_grids(num_tokens: int) -> list[tuple[int, int]]:
     return grids
 
 
+def fits_grid(num_tokens: int, grid: tuple[int, int]) -> bool:
+    """Whether the finest pooled group of `num_tokens` has no more rows and columns than the grid."""
+    rows, columns = level_grids(num_tokens)[-1]
+    return rows <= grid[0] and columns <= grid[1]
+
+
 def multi_level_pool(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """Average pools `(B, num_tokens, C)` of `features (B, C, h, w)`, coarse to fine."""
     pools = [F.adaptive_avg_pool2d(features, grid).flatten(2) for grid in level_grids(num_tokens)]
@@ -54,54 +64,39 @@ def multi_level_pool(features: torch.Tensor, num_tokens: int) -> torch.Tensor:
 
 
 class GridPosition(nn.Module):
-    """Position embeddings `(h*w, width)` of any grid: sine features of normalised cell centres, linearly projected."""
+    """Position embeddings `(h*w, width)` of any grid: sine features of normalised cell centres, linearly projected.
+
+    `like` gives device and precision: the weights may rest elsewhere when the model is offloaded.
+    """
 
     def __init__(self, num_frequencies: int, width: int):
         super().__init__()
         self.num_frequencies = num_frequencies
         self.proj = nn.Linear(4 * num_frequencies, width)
 
-    def forward(self, grid: tuple[int, int]) -> torch.Tensor:
-        centres = patch_centres(grid, self.proj.weight.device)
+    def forward(self, grid: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+        centres = patch_centres(grid, like.device)
         # Linear frequencies up to half a turn per cell of a grid with `2 * num_frequencies` cells: one cell to the
         # next differs clearly, and there is no aliasing on the grids in use (8 for 8 x 8 cells,
         # 32 for 32 x 32).
         turns = torch.arange(1, self.num_frequencies + 1, device=centres.device) * (torch.pi / 2)
         angles = (centres[:, :, None] * turns).flatten(1)
-        return self.proj(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.proj.weight.dtype))
-
-
-class QFormerAttention(nn.Module):
-    """Multi-head attention whose queries and keys carry positions and whose values do not."""
-
-    def __init__(self, width: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.o_proj = nn.Linear(width, width)
-
-    def forward(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            proj(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for proj, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
-        )
-        return self.o_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(torch.cat([angles.sin(), angles.cos()], dim=-1).to(like.dtype))
 
 
 class QFormerLayer(GradientCheckpointingLayer):
     """Pre-norm self-attention over the queries, cross-attention to the memory, GELU MLP."""
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float, eps: float):
+    def __init__(self, config: Omni123ImageTokenizerConfig, width: int, num_heads: int):
         super().__init__()
+        inner, eps = int(width * config.mlp_ratio), config.layer_norm_eps
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.self_attention = QFormerAttention(width, num_heads)
+        self.self_attention = QFormerAttention(config, width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.cross_attention = QFormerAttention(width, num_heads)
+        self.cross_attention = QFormerAttention(config, width, num_heads)
         self.norm3 = nn.LayerNorm(width, eps=eps)
-        self.up_proj = nn.Linear(width, int(width * mlp_ratio))
-        self.down_proj = nn.Linear(int(width * mlp_ratio), width)
+        self.up_proj = nn.Linear(width, inner)
+        self.down_proj = nn.Linear(inner, width)
 
     def forward(
         self,
@@ -119,10 +114,10 @@ class QFormerLayer(GradientCheckpointingLayer):
 class QFormer(nn.Module):
     """A stack of `QFormerLayer` with a final norm."""
 
-    def __init__(self, width: int, num_layers: int, num_heads: int, mlp_ratio: float, eps: float):
+    def __init__(self, config: Omni123ImageTokenizerConfig, width: int, num_layers: int, num_heads: int):
         super().__init__()
-        self.layers = nn.ModuleList([QFormerLayer(width, num_heads, mlp_ratio, eps) for _ in range(num_layers)])
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.layers = nn.ModuleList([QFormerLayer(config, width, num_heads) for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(self, hidden, position, memory, memory_position) -> torch.Tensor:
         for layer in self.layers:
@@ -144,13 +139,13 @@ class Omni123ImageTokenizer(PreTrainedModel):
 
     def __init__(self, config: Omni123ImageTokenizerConfig):
         super().__init__(config)
-        inner, outer, eps = config.encoder_hidden_size, config.decoder_hidden_size, config.layer_norm_eps
-        self.latent_norm = nn.LayerNorm(config.latent_dim, eps=eps)
+        inner, outer = config.encoder_hidden_size, config.decoder_hidden_size
+        self.latent_norm = nn.LayerNorm(config.latent_dim, eps=config.layer_norm_eps)
         self.latent_proj = nn.Linear(config.latent_dim, inner)
         self.query_proj = nn.Linear(inner, inner)
         self.encoder_position_2d = GridPosition(config.num_frequencies, inner)
         self.encoder_position_1d = nn.Parameter(torch.empty(config.num_tokens, inner))
-        self.encoder = QFormer(inner, config.num_encoder_layers, config.num_encoder_heads, config.mlp_ratio, eps)
+        self.encoder = QFormer(config, inner, config.num_encoder_layers, config.num_encoder_heads)
         self.code_proj = nn.Linear(inner, config.code_dim)
         self.quantizer = CosineVectorQuantizer(
             config.num_codes,
@@ -166,7 +161,7 @@ class Omni123ImageTokenizer(PreTrainedModel):
         self.token_proj = nn.Linear(config.code_dim, outer)
         self.decoder_position_1d = nn.Parameter(torch.empty(config.num_tokens, outer))
         self.decoder_position_2d = GridPosition(config.num_frequencies, outer)
-        self.decoder = QFormer(outer, config.num_decoder_layers, config.num_decoder_heads, config.mlp_ratio, eps)
+        self.decoder = QFormer(config, outer, config.num_decoder_layers, config.num_decoder_heads)
         self.out_conv = nn.Conv2d(outer, config.latent_dim, 3, padding=1)
         self.post_init()
 
@@ -189,50 +184,70 @@ class Omni123ImageTokenizer(PreTrainedModel):
             init.normal_(module.decoder_position_1d, std=self.config.decoder_hidden_size**-0.5)
 
     def tokens_for(self, grid: tuple[int, int]) -> int:
-        """How many tokens a latent grid is given: the largest power of two within its cells, at most `num_tokens`."""
-        return min(self.config.num_tokens, 1 << ((grid[0] * grid[1]).bit_length() - 1))
+        """How many tokens a latent grid is given: the largest power of two that its cells can be pooled to.
+
+        A 32 x 32 grid (512²) gets 1,024 and a 16 x 16 grid (256²) 256, `num_tokens` at most. A grid more than twice as
+        high as wide gets fewer than it has cells, because columns split first.
+        """
+        count = min(self.config.num_tokens, 1 << ((grid[0] * grid[1]).bit_length() - 1))
+        while not fits_grid(count, grid):
+            count //= 2
+        return count
+
+    def _check_grid(self, num_tokens: int, grid: tuple[int, int]) -> None:
+        """Raises `Omni123Error` unless `num_tokens` is a length of this model that `grid` can be pooled to."""
+        if len(grid) != 2 or min(grid) < 1:
+            raise Omni123Error(f"the grid {tuple(grid)} is no (rows, columns) of at least one cell.")
+        if num_tokens < 1 or num_tokens & (num_tokens - 1) or num_tokens > self.config.num_tokens:
+            raise Omni123Error(f"num_tokens {num_tokens} must be a power of two of at most {self.config.num_tokens}.")
+        if not fits_grid(num_tokens, grid):
+            raise Omni123Error(
+                f"{num_tokens} tokens pool down to {level_grids(num_tokens)[-1]} cells, but the latent has "
+                f"{tuple(grid)}: use fewer tokens, or enlarge the image before the VAE."
+            )
 
     def _encode_to_code_space(self, latent: torch.Tensor, num_tokens: int | None) -> torch.Tensor:
         """Tokens `(B, N, code_dim)` before quantisation."""
-        if latent.ndim != 4 or latent.shape[1] != self.config.latent_dim:
-            raise ValueError(
-                f"latent has shape {tuple(latent.shape)}: give (B, {self.config.latent_dim}, h, w) from the image VAE."
-            )
+        check_latent(latent, self.config.latent_dim)
         grid = (latent.shape[2], latent.shape[3])
         count = self.tokens_for(grid) if num_tokens is None else num_tokens
-        if count < 1 or count & (count - 1) or count > self.config.num_tokens:
-            raise ValueError(f"num_tokens {count} must be a power of two of at most {self.config.num_tokens}.")
-        finest = level_grids(count)[-1]
-        if finest[0] > grid[0] or finest[1] > grid[1]:
-            raise ValueError(
-                f"{count} tokens pool down to {finest} cells, but the latent has {grid}: use fewer tokens or a "
-                f"larger image."
-            )
+        self._check_grid(count, grid)
         memory = self.latent_proj(self.latent_norm(latent.to(self.dtype).flatten(2).transpose(1, 2)))
         queries = self.query_proj(multi_level_pool(memory.transpose(1, 2).unflatten(-1, grid), count))
-        hidden = self.encoder(queries, self.encoder_position_1d[:count], memory, self.encoder_position_2d(grid))
+        position = self.encoder_position_2d(grid, memory)
+        hidden = self.encoder(queries, self.encoder_position_1d[:count], memory, position)
         return self.code_proj(hidden)
 
     def _decode_from_code_space(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Latent `(B, D, h, w)` of unit tokens `(B, N, code_dim)`."""
         memory = self.token_proj(tokens.to(self.dtype))
         queries = memory[:, :1].expand(-1, grid[0] * grid[1], -1)
-        position = self.decoder_position_2d(grid)
+        position = self.decoder_position_2d(grid, memory)
         hidden = self.decoder(queries, position, memory, self.decoder_position_1d[: tokens.shape[1]])
         return self.out_conv(hidden.transpose(1, 2).unflatten(-1, grid))
 
     @torch.no_grad()
     def encode(self, latent: torch.Tensor, num_tokens: int | None = None) -> torch.Tensor:
-        """Indices `(B, N)` int64 of a standardised latent `(B, D, h, w)`; N is `tokens_for((h, w))` unless given."""
+        """Indices `(B, N)` int64 of a standardised latent `(B, D, h, w)`; N is `tokens_for((h, w))` unless given.
+
+        A smaller `num_tokens` keeps the coarser groups only. A larger one is refused, since there is nothing finer to
+        pool: for 1,024 tokens of a 256² image, enlarge its pixels to 512² (bicubic) before the VAE encodes them.
+        Raises `Omni123Error` for that, a number that is no power of two, another shape, integers, and NaN or infinity.
+        """
         return self.quantizer.encode(self._encode_to_code_space(latent, num_tokens))
 
     def decode(self, indices: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Standardised latent `(B, D, h, w)` of indices `(B, N)` int64 on the grid `(h, w)`."""
-        if indices.ndim != 2 or not 1 <= indices.shape[1] <= self.config.num_tokens:
-            raise ValueError(
+        """Standardised latent `(B, D, h, w)` of indices `(B, N)` on the grid `(h, w)` that they were encoded from.
+
+        Raises `Omni123Error` for another shape, numbers that are no code ids, and an N that the grid cannot have.
+        """
+        if torch.is_tensor(indices) and (indices.ndim != 2 or not 1 <= indices.shape[1] <= self.config.num_tokens):
+            raise Omni123Error(
                 f"indices have shape {tuple(indices.shape)}: give (B, N) with at most {self.config.num_tokens} tokens."
             )
-        return self._decode_from_code_space(self.quantizer.decode(indices), grid)
+        codes = self.quantizer.decode(indices)
+        self._check_grid(codes.shape[1], grid)
+        return self._decode_from_code_space(codes, grid)
 
     def feature_losses(self, reconstruction: torch.Tensor, latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """`(weighted sum, semantic MSE, texture MSE)`; each MSE is a mean within its group of channels."""
@@ -248,8 +263,12 @@ class Omni123ImageTokenizer(PreTrainedModel):
         )
         return total, semantic, texture
 
+    @can_return_tuple
     def forward(self, latent: torch.Tensor, num_tokens: int | None = None) -> Omni123ImageTokenizerOutput:
-        """Reconstructs a standardised latent `(B, D, h, w)` through the quantiser and compares features only."""
+        """Reconstructs a standardised latent `(B, D, h, w)` through the quantiser and compares features only.
+
+        Raises `Omni123Error` for what `encode` refuses.
+        """
         grid = (latent.shape[-2], latent.shape[-1])
         quantized = self.quantizer(self._encode_to_code_space(latent, num_tokens))
         reconstruction = self._decode_from_code_space(quantized.quantized, grid)

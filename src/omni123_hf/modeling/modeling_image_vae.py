@@ -7,8 +7,10 @@ is deterministic: noise on the latent in training takes the place of a KL term (
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,13 @@ from transformers import DINOv3ViTModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
+from ..errors import Omni123Error
+from .attention_image import attend
+from .checks_image import check_latent, check_pixels
 from .configuration_image_vae import Omni123ImageVAEConfig
+from .image_encoder_dinov3 import open_dinov3
 
 
 @dataclass
@@ -30,6 +37,11 @@ class Omni123ImageVAEOutput(ModelOutput):
     perceptual_loss: torch.Tensor | None = None
     reconstruction: torch.Tensor | None = None
     latent: torch.Tensor | None = None
+
+
+# Added to the variance of a channel before its root. Some have none: a LayerNorm's output spans one dimension less than
+# its width, so of a projection as wide as the encoder the last component is rounding noise, which nothing may enlarge.
+VARIANCE_FLOOR = 1e-6
 
 
 def patch_centres(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
@@ -81,9 +93,11 @@ class _Moments:
         self.total = total if self.total is None else self.total + total
         self.outer = outer if self.outer is None else self.outer + outer
 
-    def result(self, caller: str) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.total is None or self.outer is None or self.count < 2:
-            raise ValueError(f"{caller} got no pixels: give at least one batch.")
+    def result(self, caller: str, at_least: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.total is None or self.outer is None:
+            raise Omni123Error(f"{caller} got no pixels: give at least one batch.")
+        if self.count < at_least:
+            raise Omni123Error(f"{caller} got {self.count} patches and needs {at_least}: give more batches.")
         mean = self.total / self.count
         return mean, self.outer / self.count - torch.outer(mean, mean)
 
@@ -94,6 +108,7 @@ class DecoderBlock(GradientCheckpointingLayer):
     def __init__(self, config: Omni123ImageVAEConfig):
         super().__init__()
         width = config.decoder_hidden_size
+        self.config = config
         self.num_heads = config.num_decoder_heads
         self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.qkv = nn.Linear(width, 3 * width)
@@ -103,11 +118,11 @@ class DecoderBlock(GradientCheckpointingLayer):
         self.down_proj = nn.Linear(int(width * config.decoder_mlp_ratio), width)
 
     def forward(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        batch, length, width = hidden.shape
+        batch, length, _ = hidden.shape
         qkv = self.qkv(self.norm1(hidden)).view(batch, length, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v)
-        hidden = hidden + self.o_proj(attended.transpose(1, 2).reshape(batch, length, width))
+        q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
+        hidden = hidden + self.o_proj(attend(q, k, v, self.config._attn_implementation))
         return hidden + self.down_proj(F.gelu(self.up_proj(self.norm2(hidden))))
 
 
@@ -125,7 +140,7 @@ class ResidualConv(nn.Module):
         return x + self.conv(F.silu(self.norm(x)))
 
 
-class UpsampleStage(nn.Module):
+class UpsampleStage(GradientCheckpointingLayer):
     """Depth-to-space doubling of the resolution, then residual convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int):
@@ -189,14 +204,17 @@ def _accept_published_encoder_names(module: nn.Module, state_dict: dict[str, tor
 
 
 class Omni123ImageVAE(PreTrainedModel):
-    """DINOv3 encoder with semantic and texture heads, and a pixel decoder: `encode` and `decode`."""
+    """DINOv3 encoder with semantic and texture heads, and a pixel decoder: `encode` and `decode`.
+
+    A model built from a configuration alone has a random encoder; `from_dinov3` brings a pretrained one.
+    """
 
     config: Omni123ImageVAEConfig
     config_class = Omni123ImageVAEConfig
     base_model_prefix = "image_vae"
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["DecoderBlock", "DINOv3ViTLayer"]
+    _no_split_modules = ["DecoderBlock", "UpsampleStage", "DINOv3ViTLayer"]
     _supports_sdpa = True
     latent_mean: torch.Tensor
     latent_std: torch.Tensor
@@ -204,6 +222,8 @@ class Omni123ImageVAE(PreTrainedModel):
     def __init__(self, config: Omni123ImageVAEConfig):
         super().__init__(config)
         encoder_config = config.encoder()
+        # No sub-configuration of transformers' kind, so nobody passes on what was asked for at load.
+        encoder_config._attn_implementation = config._attn_implementation
         width = encoder_config.hidden_size
         self.num_prefix_tokens = 1 + encoder_config.num_register_tokens
         self.encoder = DINOv3ViTModel(encoder_config)
@@ -240,30 +260,65 @@ class Omni123ImageVAE(PreTrainedModel):
             init.zeros_(module.latent_mean)
             init.ones_(module.latent_std)
 
+    @classmethod
+    def from_dinov3(
+        cls,
+        source: str | os.PathLike | DINOv3ViTModel,
+        *,
+        config: Omni123ImageVAEConfig | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        dtype: torch.dtype | None = None,
+        **config_changes: Any,
+    ) -> Self:
+        """A VAE around the DINOv3 ViT of a folder, a Hub id or a loaded `DINOv3ViTModel`, in eval mode (paper §4.3).
+
+        The encoder's weights are copied and frozen; the rest is fresh from torch's seed, so it needs training. Sizes are
+        the paper's, adapted to the encoder (`Omni123ImageVAEConfig.for_encoder`), or those of `config` as they are;
+        `config_changes` change single fields. `dtype` is float32 unless given. A start for training:
+
+            vae = Omni123ImageVAE.from_dinov3("facebook/dinov3-vitl16-pretrain-lvd1689m")
+            vae.fit_semantic_projection(batches)  # a list of pixels (B, 3, H, W) in [-1, 1]
+            vae.fit_latent_statistics(batches)  # once more when training ends
+
+        `config.encoder_source` records name, revision, licence and architecture. The licence of DINOv3 goes with its
+        weights: whoever passes the VAE on passes on a copy of it, too.
+
+        Raises `Omni123Error` for anything but a complete DINOv3 ViT with a square patch of a power of two, a Hub
+        repository that is gated or out of reach, and sizes that cannot form a model.
+        """
+        encoder = open_dinov3(source, revision, token)
+        base = {} if config is None else {name: getattr(config, name) for name in type(config).__annotations__}
+        base.pop("encoder_config", None)
+        fields = {**encoder.image_statistics, **base, **config_changes, "encoder_source": encoder.description}
+        # The VAE first: what it draws from torch's seed then depends on its sizes only, not on how weights are read.
+        model = cls._from_config(cls.config_class.for_encoder(encoder.config, **fields), dtype=dtype or torch.float32)
+        model.encoder.load_state_dict(encoder.state_dict())
+        return model.eval()
+
     def _freeze(self) -> None:
+        # Unused outside DINOv3's own training: distributed training would wait for its gradient.
+        self.encoder.embeddings.mask_token.requires_grad_(False)
         if self.config.freeze_encoder:
             self.encoder.eval().requires_grad_(False)
         if self.config.freeze_semantic:
             self.semantic_proj.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> "Omni123ImageVAE":
+    def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`, but a frozen encoder stays in eval: in train mode DINOv3 jitters positions."""
         super().train(mode)
         self._freeze()
         return self
 
-    def _check_pixels(self, pixel_values: torch.Tensor) -> None:
-        patch = self.config.patch_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-            raise ValueError(f"pixel_values has shape {tuple(pixel_values.shape)}: give (B, 3, H, W) in [-1, 1].")
-        if pixel_values.shape[2] % patch or pixel_values.shape[3] % patch:
-            raise ValueError(
-                f"The image size {tuple(pixel_values.shape[2:])} is not a multiple of the patch size {patch}: "
-                f"resize first."
-            )
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As `nn.Module.requires_grad_`, but frozen parts stay frozen: to train one, change the configuration."""
+        super().requires_grad_(requires_grad)
+        self._freeze()
+        return self
 
     def _encoder_features(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Normed last layer and tapped hidden states of the encoder, patches only, each `(B, h*w, width)`."""
+        check_pixels(pixel_values, self.config.patch_size)
         mean = pixel_values.new_tensor(self.config.image_mean).view(1, 3, 1, 1)
         std = pixel_values.new_tensor(self.config.image_std).view(1, 3, 1, 1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
@@ -273,25 +328,27 @@ class Omni123ImageVAE(PreTrainedModel):
         return outputs.last_hidden_state[:, self.num_prefix_tokens :], taps
 
     def raw_latent(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The latent `(B, D, h, w)` before standardisation; semantic channels first."""
-        self._check_pixels(pixel_values)
+        """The latent `(B, D, h, w)` before standardisation; semantic channels first. Errors as those of `encode`."""
         deep, taps = self._encoder_features(pixel_values)
         tokens = torch.cat([self.semantic_proj(deep), self.texture_head(torch.cat(taps, dim=-1))], dim=-1)
         height, width = (size // self.config.patch_size for size in pixel_values.shape[2:])
         return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Standardised latent `(B, D, H/p, W/p)` of `pixel_values (B, 3, H, W)` in [-1, 1]."""
+        """Standardised latent `(B, D, H/p, W/p)` of `pixel_values (B, 3, H, W)` in [-1, 1].
+
+        Raises `Omni123Error` for another shape, sides that are no multiples of the patch size, integers, NaN, and values
+        beyond ±1.5 (8-bit or ImageNet-normalised images).
+        """
         latent = self.raw_latent(pixel_values)
         return (latent - self.latent_mean.view(1, -1, 1, 1)) / self.latent_std.view(1, -1, 1, 1)
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Pixels `(B, 3, h*p, w*p)`, nominally in [-1, 1] and not clamped, of a standardised latent `(B, D, h, w)`."""
-        if latent.ndim != 4 or latent.shape[1] != self.config.latent_dim:
-            raise ValueError(
-                f"latent has shape {tuple(latent.shape)}: give (B, {self.config.latent_dim}, h, w) as encode() "
-                f"returns it."
-            )
+        """Pixels `(B, 3, h*p, w*p)`, nominally in [-1, 1] and not clamped, of a standardised latent `(B, D, h, w)`.
+
+        Raises `Omni123Error` for another shape, integers, and NaN or infinity.
+        """
+        check_latent(latent, self.config.latent_dim)
         return self.decoder(latent.to(self.dtype))
 
     def _standardize_in_training(self, latent: torch.Tensor) -> torch.Tensor:
@@ -301,7 +358,7 @@ class Omni123ImageVAE(PreTrainedModel):
         """
         flat = latent.float()
         mean, variance = flat.mean((0, 2, 3)), flat.var((0, 2, 3), unbiased=False)
-        std = (variance + 1e-6).sqrt()
+        std = (variance + VARIANCE_FLOOR).sqrt()
         with torch.no_grad():
             self.latent_mean.lerp_(mean.to(self.latent_mean.dtype), self.config.statistics_momentum)
             self.latent_std.lerp_(std.to(self.latent_std.dtype), self.config.statistics_momentum)
@@ -309,26 +366,40 @@ class Omni123ImageVAE(PreTrainedModel):
 
     @torch.no_grad()
     def fit_latent_statistics(self, batches: Iterable[torch.Tensor]) -> None:
-        """Sets the channel mean and std from pixel batches `(B, 3, H, W)`; the last step of training."""
+        """Sets the channel mean and std from pixel batches `(B, 3, H, W)` in [-1, 1]; the last step of training.
+
+        Raises `Omni123Error` for bad pixels and for none at all.
+        """
         moments = _Moments()
         for pixel_values in batches:
             moments.add(self.raw_latent(pixel_values).transpose(0, 1).flatten(1).t())
-        mean, covariance = moments.result("fit_latent_statistics")
+        mean, covariance = moments.result("fit_latent_statistics", at_least=2)
         self.latent_mean.copy_(mean)
-        self.latent_std.copy_(covariance.diagonal().clamp_min(1e-12).sqrt())
+        self.latent_std.copy_((covariance.diagonal() + VARIANCE_FLOOR).sqrt())
 
     @torch.no_grad()
     def fit_semantic_projection(self, batches: Iterable[torch.Tensor]) -> None:
-        """Starts the semantic projection at the leading principal components of the encoder's last layer."""
+        """Starts the semantic projection at the leading principal components of the encoder's last layer.
+
+        `batches` are pixels `(B, 3, H, W)` in [-1, 1]. Raises `Omni123Error` for bad pixels, for fewer patches than span
+        that many components, and for a projection that widens.
+        """
+        if self.config.semantic_dim > self.encoder.config.hidden_size:
+            raise Omni123Error(
+                f"semantic_dim {self.config.semantic_dim} exceeds the encoder's width "
+                f"{self.encoder.config.hidden_size}: principal components cannot widen, so train the projection instead."
+            )
         moments = _Moments()
         for pixel_values in batches:
             moments.add(self._encoder_features(pixel_values)[0].flatten(0, 1))
-        mean, covariance = moments.result("fit_semantic_projection")
+        # A component that the sample does not span has no variance, and standardising would blow it up on new images.
+        mean, covariance = moments.result("fit_semantic_projection", at_least=self.config.semantic_dim + 1)
         _, vectors = torch.linalg.eigh(covariance)
         components = vectors.flip(1)[:, : self.config.semantic_dim].t()
         self.semantic_proj.weight.copy_(components)
         self.semantic_proj.bias.copy_(-(components @ mean))
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -337,16 +408,17 @@ class Omni123ImageVAE(PreTrainedModel):
         """Reconstructs `pixel_values (B, 3, H, W)` in [-1, 1] and compares.
 
         `perceptual_loss(reconstruction, target)` is an extra scalar term (LPIPS and the like) that the trainer brings.
+        Raises `Omni123Error` for pixels that `encode` refuses.
         """
         if self.training:
             latent = self._standardize_in_training(self.raw_latent(pixel_values))
             sigma = (
                 torch.rand(len(latent), 1, 1, 1, device=latent.device, dtype=latent.dtype) * self.config.latent_noise
             )
-            reconstruction = self.decode(latent + sigma * torch.randn_like(latent))
+            reconstruction = self.decoder((latent + sigma * torch.randn_like(latent)).to(self.dtype))
         else:
             latent = self.encode(pixel_values)
-            reconstruction = self.decode(latent)
+            reconstruction = self.decoder(latent.to(self.dtype))
         target = pixel_values.to(reconstruction.dtype)
         pixel_loss = (
             self.config.l1_loss_weight * F.l1_loss(reconstruction, target)

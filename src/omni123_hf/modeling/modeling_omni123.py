@@ -478,24 +478,3 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         if targets == 0:
             raise Omni123Error("The batch has no target: every label is -100 after the shift by one.")
         return total / (targets if num_items is None else num_items), means[0], means[1]
-
-
-def parameter_table(model: Omni123ForConditionalGeneration) -> dict[str, int]:
-    """Counts of parameters by part, "total" last; code tables are buffers and not among them."""
-    parts = {
-        "embeddings": ("embed_tokens", "shape_code_proj", "image_code_proj", "mask_embed"),
-        "text projections": ("text_proj", "text_proj_2", "bbox_proj", "null_text_embed"),
-        "dual blocks, conditioning": ("conditioning_qkv", "conditioning_out"),
-        "dual blocks, generation": ("generation_qkv", "generation_out"),
-        "single blocks": ("single_blocks",),
-        "shape head": ("shape_head",),
-        "image head": ("image_head",),
-    }
-    table = dict.fromkeys(parts, 0)
-    for name, parameter in model.named_parameters():
-        pieces = name.split(".")
-        key = pieces[2] if pieces[0] == "dual_blocks" else pieces[0]
-        part = next(part for part, keys in parts.items() if key in keys)
-        table[part] += parameter.numel()
-    table["total"] = sum(table.values())
-    return table

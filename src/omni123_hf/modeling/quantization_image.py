@@ -10,6 +10,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import Omni123Error
+
+
+# Elements of the largest block of token-to-code cosines: 128 MB in float32. All cosines of 4,096 tokens with 65,536
+# codes would take 1 GB, and the entropy term several times that.
+MAX_COSINES = 2**25
 
 
 @dataclass
@@ -29,8 +37,52 @@ def code_statistics(indices: torch.Tensor, num_codes: int) -> dict[str, float]:
     return {"code_usage": (counts > 0).double().mean().item(), "perplexity": entropy.exp().item()}
 
 
+def split_for_codes(tokens: torch.Tensor, num_codes: int, max_cosines: int) -> tuple[torch.Tensor, ...]:
+    """Runs of `tokens (N, D)` whose cosines with all codes number at most `max_cosines` (but at least one token)."""
+    return tokens.split(max(1, max_cosines // num_codes))
+
+
+@torch.no_grad()
+def nearest_codes(tokens: torch.Tensor, codes: torch.Tensor, max_cosines: int = MAX_COSINES) -> torch.Tensor:
+    """Indices `(N,)` of the unit `codes (K, D)` nearest to `tokens (N, D)`, in float32 whatever autocast says."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        parts = split_for_codes(tokens, len(codes), max_cosines)
+        return torch.cat([(part @ codes.t()).argmax(-1) for part in parts])
+
+
+def entropy_loss(
+    tokens: torch.Tensor, codes: torch.Tensor, temperature: float, max_cosines: int = MAX_COSINES
+) -> torch.Tensor:
+    """Mean entropy of a token's soft assignment minus entropy of the mean assignment, of unit vectors.
+
+    The soft assignment of a token is softmax(-distance² / temperature). Soft assignments are computed a block of
+    `max_cosines` at a time, and again in the backward pass, so that no more than a few blocks exist at once.
+    """
+
+    def block_sums(part: torch.Tensor, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # For unit vectors -|z - e|² is 2 cos - 2; softmax does not see the constant.
+        log_shares = (2 * part @ codes.t() / temperature).log_softmax(-1)
+        shares = log_shares.exp()
+        return (shares * log_shares).sum(-1).sum(), shares.sum(0)
+
+    parts = split_for_codes(tokens, len(codes), max_cosines)
+    if len(parts) == 1:
+        negative_entropy, total = block_sums(tokens, codes)
+    else:
+        negative_entropy, total = codes.new_zeros(()), codes.new_zeros(len(codes))
+        for part in parts:
+            block = checkpoint(block_sums, part, codes, use_reentrant=False, preserve_rng_state=False)
+            negative_entropy, total = negative_entropy + block[0], total + block[1]
+    mean = total / len(tokens)
+    return -negative_entropy / len(tokens) + (mean * mean.clamp_min(1e-10).log()).sum()
+
+
 def spherical_kmeans(
-    points: torch.Tensor, count: int, iterations: int, generator: torch.Generator | None = None, chunk: int = 8192
+    points: torch.Tensor,
+    count: int,
+    iterations: int,
+    generator: torch.Generator | None = None,
+    max_cosines: int = MAX_COSINES,
 ) -> torch.Tensor:
     """`count` unit centres `(count, D)` of unit `points (N, D)`: random points, then Lloyd steps."""
     if len(points) >= count:
@@ -41,7 +93,7 @@ def spherical_kmeans(
         jitter = torch.randn(count, points.shape[1], generator=generator, device=points.device) * 0.1
         centres = F.normalize(points[chosen] + jitter, dim=-1)
     for _ in range(iterations):
-        nearest = torch.cat([(part @ centres.t()).argmax(-1) for part in points.split(chunk)])
+        nearest = nearest_codes(points, centres, max_cosines)
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         filled = torch.bincount(nearest, minlength=count) > 0
         centres = torch.where(filled[:, None], F.normalize(sums, dim=-1), centres)
@@ -54,7 +106,8 @@ class CosineVectorQuantizer(nn.Module):
     For `warmup_steps` training forwards tokens pass through merely normalised, because codes taken from an untrained
     encoder are worthless; then the code book starts at centres of the tokens seen last. `loss` is
     `codebook + commitment + entropy` with the given weights (codebook 1.0, commitment 0.25, entropy 0.005 in GigaTok).
-    A code unused for `restart_after` training steps moves to a random token of the batch (0: never).
+    A code unused for `restart_after` training steps moves to a random token of the batch (0: never). The entropy term
+    looks at `entropy_tokens` random tokens of the batch; no block of cosines has more than `max_cosines` elements.
     """
 
     step: torch.Tensor
@@ -72,7 +125,7 @@ class CosineVectorQuantizer(nn.Module):
         entropy_tokens: int = 4096,
         restart_after: int = 2000,
         warmup_steps: int = 0,
-        chunk: int = 8192,
+        max_cosines: int = MAX_COSINES,
     ):
         super().__init__()
         self.num_codes = num_codes
@@ -83,7 +136,7 @@ class CosineVectorQuantizer(nn.Module):
         self.entropy_tokens = entropy_tokens
         self.restart_after = restart_after
         self.warmup_steps = warmup_steps
-        self.chunk = chunk
+        self.max_cosines = max_cosines
         self.codebook = nn.Parameter(torch.empty(num_codes, code_dim))
         # Persistent: a resumed run must neither start its code book again nor forget which codes are idle.
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
@@ -91,27 +144,40 @@ class CosineVectorQuantizer(nn.Module):
         self.register_buffer("idle_steps", torch.zeros(num_codes, dtype=torch.long))
         self._recent: list[torch.Tensor] = []
 
+    def _apply(self, fn, recurse=True):
+        # `.to(dtype)` and `.half()` of a model or pipeline must not reach the codes: rounded ones have other neighbours.
+        def in_float32(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.is_floating_point() and moved.dtype != torch.float32 else moved
+
+        return super()._apply(in_float32, recurse)
+
     def codes(self) -> torch.Tensor:
         """Unit codes `(num_codes, code_dim)` in float32."""
         return F.normalize(self.codebook.float(), dim=-1)
-
-    def nearest(self, tokens: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Index of the nearest unit code of `tokens (N, code_dim)`; holds `chunk` rows of cosines at a time."""
-        return torch.cat([(part @ codes.t()).argmax(-1) for part in tokens.split(self.chunk)])
 
     @torch.no_grad()
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Indices `(...)` of `tokens (..., code_dim)`, whose length is irrelevant."""
         unit = F.normalize(tokens.float(), dim=-1)
-        return self.nearest(unit.flatten(0, -2), self.codes()).view(unit.shape[:-1])
+        return nearest_codes(unit.flatten(0, -2), self.codes(), self.max_cosines).view(unit.shape[:-1])
 
     def decode(self, indices: torch.Tensor) -> torch.Tensor:
-        """Unit codes `(..., code_dim)` float32 of indices `(...)`; raises `ValueError` outside the code book."""
-        if indices.numel() and (int(indices.min()) < 0 or int(indices.max()) >= self.num_codes):
-            raise ValueError(
-                f"image token indices span {int(indices.min())}..{int(indices.max())}, but the code book has "
-                f"{self.num_codes} codes: subtract the vocabulary's image offset first."
-            )
+        """Unit codes `(..., code_dim)` float32 of integer indices `(...)`.
+
+        Raises `Omni123Error` for other types and for indices outside the code book.
+        """
+        if not torch.is_tensor(indices) or indices.dtype == torch.bool or indices.is_floating_point():
+            kind = indices.dtype if torch.is_tensor(indices) else type(indices).__name__
+            raise Omni123Error(f"image token indices are of type {kind}: give an integer tensor as encode() does.")
+        indices = indices.long()
+        if not torch.compiler.is_compiling() and indices.numel():
+            low, high = torch.stack(torch.aminmax(indices)).tolist()
+            if low < 0 or high >= self.num_codes:
+                raise Omni123Error(
+                    f"image token indices span {low}..{high}, but the code book has {self.num_codes} codes: subtract the "
+                    "vocabulary's image offset first."
+                )
         return F.embedding(indices, self.codes())
 
     def forward(self, tokens: torch.Tensor) -> QuantizerOutput:
@@ -123,27 +189,21 @@ class CosineVectorQuantizer(nn.Module):
                 # Zero, but tied to the code book: parallel training wants a gradient for every parameter.
                 return QuantizerOutput(unit.to(tokens.dtype), self.codebook.sum() * 0.0, None)
             codes = self.codes()
-            with torch.no_grad():
-                indices = self.nearest(flat, codes)
+            indices = nearest_codes(flat, codes, self.max_cosines)
             quantized = F.embedding(indices, codes)
             loss = self.codebook_weight * F.mse_loss(quantized, flat.detach())
             loss = loss + self.commitment_weight * F.mse_loss(flat, quantized.detach())
             if self.training and self.entropy_weight > 0:
-                loss = loss + self.entropy_weight * self._entropy_loss(flat, codes)
+                loss = loss + self.entropy_weight * self._sampled_entropy_loss(flat, codes)
             passed = flat + (quantized - flat).detach()
             if self.training and self.restart_after > 0:
                 self._restart_idle_codes(flat.detach(), indices)
             return QuantizerOutput(passed.view(unit.shape).to(tokens.dtype), loss, indices.view(unit.shape[:-1]))
 
-    def _entropy_loss(self, flat: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Mean entropy of a token's soft assignment minus entropy of the mean assignment, on some of the tokens."""
+    def _sampled_entropy_loss(self, flat: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         if len(flat) > self.entropy_tokens:
             flat = flat[torch.randperm(len(flat), device=flat.device)[: self.entropy_tokens]]
-        # For unit vectors -|z - e|² is 2 cos - 2; softmax does not see the constant.
-        log_shares = (2 * flat @ codes.t() / self.entropy_temperature).log_softmax(-1)
-        shares = log_shares.exp()
-        mean = shares.mean(0)
-        return -(shares * log_shares).sum(-1).mean() + (mean * mean.clamp_min(1e-10).log()).sum()
+        return entropy_loss(flat, codes, self.entropy_temperature, self.max_cosines)
 
     @torch.no_grad()
     def _ready(self, flat: torch.Tensor) -> bool:
@@ -156,7 +216,8 @@ class CosineVectorQuantizer(nn.Module):
             self._recent.pop(0)
         if int(self.step) < self.warmup_steps:
             return False
-        self.codebook.copy_(spherical_kmeans(torch.cat(self._recent), self.num_codes, iterations=5, chunk=self.chunk))
+        points = torch.cat(self._recent)
+        self.codebook.copy_(spherical_kmeans(points, self.num_codes, iterations=5, max_cosines=self.max_cosines))
         self._recent = []
         self._same_on_all_ranks()
         self.started.fill_(True)

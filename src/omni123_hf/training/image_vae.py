@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DINOv3ViTModel, Trainer
+from transformers import Trainer
 
 from ..data.store import AssetStore
 from ..data.views import pixels_from_views
@@ -109,15 +109,16 @@ class ImageVAETrainer(Trainer):
 
 
 def build_model(recipe: Recipe) -> Omni123ImageVAE:
-    """A VAE from `model.from_pretrained` (other fields change its configuration), or from a preset with the DINOv3 weights of `model.encoder` when named."""
+    """A VAE from `model.from_pretrained` (other fields change its configuration), around the DINOv3 checkpoint `model.encoder`, or new from a preset."""
     fields = dict(recipe.model)
     initial, encoder = fields.pop("from_pretrained", None), fields.pop("encoder", None)
     if initial:
         return load_pretrained(Omni123ImageVAE, initial, fields).float()
-    model = Omni123ImageVAE(build_config(Omni123ImageVAEConfig, fields))
     if encoder:
-        model.encoder.load_state_dict(DINOv3ViTModel.from_pretrained(encoder).state_dict())
-    elif model.config.freeze_encoder:
+        # Every size that the recipe leaves open follows from the encoder.
+        return Omni123ImageVAE.from_dinov3(encoder, **{k: v for k, v in fields.items() if k != "preset"}).float()
+    model = Omni123ImageVAE(build_config(Omni123ImageVAEConfig, fields))
+    if model.config.freeze_encoder:
         raise Omni123Error(
             "freeze_encoder is set, but the recipe names no encoder weights: give model.encoder (a DINOv3 checkpoint) "
             "or set model.freeze_encoder to false."
