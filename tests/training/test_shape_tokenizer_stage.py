@@ -1,10 +1,13 @@
 """The shape stage on boxes: it learns, starts its code book, resumes to the bit, and reports honest figures."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_store import write_tiny_store
+from two_ranks import on_two_ranks
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling import Omni123ShapeTokenizer
@@ -22,6 +25,9 @@ MODEL = {
     "encoder_cross_attention_layers": [0],
     "num_decoder_layers": 1,
     "num_frequencies": 4,
+    "ssl_num_prototypes": 16,
+    "ssl_head_size": 16,
+    "ssl_bottleneck_size": 8,
 }
 
 
@@ -60,25 +66,120 @@ def test_the_stage_learns_boxes_and_writes_model_log_and_figures(root, tmp_path)
     assert 0 < metrics["eval_codes_used"] <= 1
     assert any("batch_codes_used" in line for line in log)
     model = Omni123ShapeTokenizer.from_pretrained(tmp_path / "final")
-    tokens = model.encode(torch.zeros(1, 32, 3), torch.ones(1, 32, 3))
+    tokens = model.encode(torch.zeros(1, 32, 3), torch.tensor([0.0, 1.0, 0.0]).expand(1, 32, 3))
     assert tokens.shape == (1, 8)
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(root, tmp_path):
+def cut_back_to_step_15(folder):
+    """Leaves what a run that was killed between step 15 and its end had written."""
+    for part in ("checkpoint-30", "final"):
+        shutil.rmtree(folder / part)
+
+
+@pytest.mark.parametrize("self_distillation", [False, True])
+def test_an_interrupted_run_ends_with_the_same_weights(root, tmp_path, self_distillation):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    shape_tokenizer.train(recipe(root, whole, 30))
-    first = recipe(root, parts, 30)
-    # The run is cut by hand: the newest checkpoint is then at step 15, as after a kill.
-    shape_tokenizer.train(first)
-    for folder in (parts / "checkpoint-30", parts / "final"):
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        folder.rmdir()
-    shape_tokenizer.train(recipe(root, parts, 30))
+    options = {"self_distillation": self_distillation}
+    for folder in (whole, parts):
+        shape_tokenizer.train(recipe(root, folder, 30, **options))
+    cut_back_to_step_15(parts)
+    shape_tokenizer.train(recipe(root, parts, 30, **options))
     a, b = (Omni123ShapeTokenizer.from_pretrained(f / "final").state_dict() for f in (whole, parts))
     assert all(torch.equal(a[key], b[key]) for key in a)
     steps = [json.loads(line)["step"] for line in (parts / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
+    states = [f / "checkpoint-30" / "self_distillation.safetensors" for f in (whole, parts)]
+    assert [state.exists() for state in states] == [self_distillation] * 2
+    if self_distillation:
+        first, second = (load_file(state) for state in states)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_self_distillation_trains_beside_the_tokenizer_and_leaves_no_trace_in_it(root, tmp_path):
+    shape_tokenizer.train(recipe(root, tmp_path, 20, self_distillation=True))
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    values = [line["self_distillation_loss"] for line in log if "self_distillation_loss" in line]
+    assert len(values) == 2 and all(0 < value < 5 for value in values)
+    checkpoint = tmp_path / "checkpoint-20"
+    assert set(load_file(checkpoint / "model.safetensors")) == set(load_file(tmp_path / "final" / "model.safetensors"))
+    model = Omni123ShapeTokenizer.from_pretrained(tmp_path / "final")
+    assert set(load_file(checkpoint / "model.safetensors")) <= set(model.state_dict())
+    state = load_file(checkpoint / "self_distillation.safetensors")
+    assert state["center"].abs().max() > 0
+    # The head is in the optimiser, and the teacher follows both: slower than they move.
+    student, teacher = state["student_head.prototypes"], state["teacher.head.prototypes"]
+    assert 0 < (student - teacher).abs().max()
+    query = model.encoder.query
+    assert 0 < (query - state["teacher.encoder.query"]).abs().max()
+
+
+def train_on_a_rank(rank, root, out, steps):
+    """Sums of everything that must be equal on all ranks after training with self-distillation."""
+    built = []
+    build = shape_tokenizer.build_self_distillation
+
+    def remember(model, *arguments):
+        built.extend((model, build(model, *arguments)))
+        return built[1]
+
+    shape_tokenizer.build_self_distillation = remember
+    parallel = recipe(root, out, steps, self_distillation=True)
+    parallel.training.update(gradient_accumulation_steps=2, per_device_train_batch_size=2)
+    shape_tokenizer.train(parallel)
+    return [float(value.double().sum()) for module in built for value in module.state_dict().values()]
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_model_teacher_heads_and_centre_equal_and_resume(root, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    first, second = on_two_ranks(train_on_a_rank, root, whole, 30, start="spawn")
+    assert first == second
+    shutil.copytree(whole, parts)
+    cut_back_to_step_15(parts)
+    assert on_two_ranks(train_on_a_rank, root, parts, 30, start="spawn") == [first, second]
+
+
+def test_a_run_cannot_change_its_mind_about_self_distillation(root, tmp_path):
+    for first, second, message in ((False, True, "holds no state"), (True, False, "holds state")):
+        folder = tmp_path / str(first)
+        shape_tokenizer.train(recipe(root, folder, 15, self_distillation=first))
+        with pytest.raises(Omni123Error, match=message):
+            shape_tokenizer.train(recipe(root, folder, 30, self_distillation=second))
+
+
+def test_what_the_stage_cannot_train_is_refused_before_anything_is_written(root, tmp_path):
+    distances = recipe(root, tmp_path / "out", 5)
+    distances.model["field_target"] = "tsdf"
+    with pytest.raises(
+        Omni123Error, match="signed distance for every query point, and prepared data sets hold occupancy"
+    ):
+        shape_tokenizer.train(distances)
+    sharded = recipe(root, tmp_path / "out", 5, self_distillation=True)
+    sharded.training["fsdp"] = True
+    with pytest.raises(Omni123Error, match="FSDP and DeepSpeed split"):
+        shape_tokenizer.train(sharded)
+    shape_tokenizer.train(recipe(root, tmp_path / "first", 5))
+    frozen = recipe(root, tmp_path / "out", 5, self_distillation=True, freeze_tokens=True)
+    frozen.model = {"from_pretrained": str(tmp_path / "first" / "final")}
+    with pytest.raises(Omni123Error, match="drop one of them"):
+        shape_tokenizer.train(frozen)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_code_book_starts_without_a_past_in_the_optimiser(root, tmp_path, monkeypatch):
+    """Zero gradients of the warm-up would leave Adam second moments for steps several times too long."""
+    sizes = []
+    start = shape_tokenizer.ShapeTokenizerTrainer.start_codebook
+
+    def watched(self, tokenizer, inputs):
+        before = len(self.optimizer.state)
+        start(self, tokenizer, inputs)
+        sizes.append((before, len(self.optimizer.state)))
+
+    monkeypatch.setattr(shape_tokenizer.ShapeTokenizerTrainer, "start_codebook", watched)
+    shape_tokenizer.train(recipe(root, tmp_path, 3, vq_warmup_steps=2))
+    ((before, after),) = sizes
+    assert before - after == 5
 
 
 def test_the_code_book_starts_once_with_gradient_accumulation(root, tmp_path, monkeypatch):
