@@ -8,6 +8,7 @@ coordinates with a learned projection, so that 256² and 512² images share weig
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from .checks_image import check_latent
 from .configuration_image_tokenizer import Omni123ImageTokenizerConfig
 from .modeling_image_vae import patch_centres
 from .quantization_image import CosineVectorQuantizer
+from .saving import refuse_torchao_saving
 
 
 @dataclass
@@ -136,6 +138,7 @@ class Omni123ImageTokenizer(PreTrainedModel):
     _no_split_modules = ["QFormerLayer"]
     _supports_sdpa = True
     _keep_in_fp32_modules_strict = ["quantizer"]
+    _keep_in_fp32_modules = ["quantizer"]  # The form that loading in 8 bits leaves alone.
 
     def __init__(self, config: Omni123ImageTokenizerConfig):
         super().__init__(config)
@@ -182,6 +185,14 @@ class Omni123ImageTokenizer(PreTrainedModel):
         elif isinstance(module, Omni123ImageTokenizer):
             init.normal_(module.encoder_position_1d, std=self.config.encoder_hidden_size**-0.5)
             init.normal_(module.decoder_position_1d, std=self.config.decoder_hidden_size**-0.5)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        refuse_torchao_saving(self)
+        super().save_pretrained(*args, **kwargs)
+
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
+        """None: the inputs are latents, not ids of a vocabulary."""
+        return None
 
     def tokens_for(self, grid: tuple[int, int]) -> int:
         """How many tokens a latent grid is given: the largest power of two that its cells can be pooled to.

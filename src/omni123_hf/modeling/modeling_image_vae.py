@@ -26,6 +26,7 @@ from .attention_image import attend
 from .checks_image import check_latent, check_pixels
 from .configuration_image_vae import Omni123ImageVAEConfig
 from .image_encoder_dinov3 import open_dinov3
+from .saving import refuse_torchao_saving
 
 
 @dataclass
@@ -295,6 +296,14 @@ class Omni123ImageVAE(PreTrainedModel):
         model = cls._from_config(cls.config_class.for_encoder(encoder.config, **fields), dtype=dtype or torch.float32)
         model.encoder.load_state_dict(encoder.state_dict())
         return model.eval()
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        refuse_torchao_saving(self)
+        super().save_pretrained(*args, **kwargs)
+
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
+        """None: the inputs are pixels, not ids of a vocabulary."""
+        return None
 
     def _freeze(self) -> None:
         # Unused outside DINOv3's own training: distributed training would wait for its gradient.

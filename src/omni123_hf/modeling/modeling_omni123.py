@@ -35,6 +35,7 @@ from .configuration_omni123 import Omni123Config
 from .generation_omni123 import Omni123GenerationMixin
 from .loss_omni123 import summed_cross_entropy
 from .masking import VisibilityRule, build_masks
+from .saving import refuse_torchao_saving
 
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
@@ -143,6 +144,15 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         self.register_buffer(f"{modality}_code_table", torch.zeros(num_codes, code_dim))
         return nn.Linear(code_dim, self.config.hidden_size, bias=False)
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """False: generation follows a plan (`generate_plan`), and there is no `generate`."""
+        return False
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        refuse_torchao_saving(self)
+        super().save_pretrained(*args, **kwargs)
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens
 
@@ -215,7 +225,7 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 continue
             local = input_ids - offset
             is_code = (local >= 0) & (local < table.shape[0])
-            vectors = F.embedding(local.clamp(0, table.shape[0] - 1), table.to(projection.weight.dtype))
+            vectors = F.embedding(local.clamp(0, table.shape[0] - 1), table.to(embeds.dtype))
             embeds = embeds + projection(vectors) * is_code[..., None]
         return embeds
 
@@ -260,7 +270,8 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 )
             if config.normalize_text_embeds:
                 embeds = layer_norm(embeds, config.layer_norm_eps)
-            pieces.append(projection(embeds.to(projection.weight.dtype)))
+            # Not the projection's own type, which is an integer once it is quantised.
+            pieces.append(projection(embeds.to(self.embed_tokens.weight.dtype)))
             if attention_mask is not None and attention_mask.shape != embeds.shape[:2]:
                 raise Omni123Error(
                     f"text_attention_mask_2 is {tuple(attention_mask.shape)}: it must be {tuple(embeds.shape[:2])} like {name}."
