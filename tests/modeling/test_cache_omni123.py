@@ -1,5 +1,8 @@
 """Static caches: equal to dynamic ones to the bit, of fixed size, and fit for one compiled graph."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from test_generation_omni123 import make_plan, record_logits
@@ -7,7 +10,7 @@ from tiny_omni123 import LS, make_model, make_sequence, make_text
 from transformers import DynamicCache, StaticCache
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.modeling import TASKS
+from omni123_hf.modeling import TASKS, generation_omni123, generation_plan, get_task
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,50 @@ def test_decoding_is_one_full_graph(model):
         whole = model(ids, **make_text()).last_hidden_state
     torch.testing.assert_close(torch.cat(states, dim=1), whole, atol=1e-5, rtol=0)
     assert len(graphs) == 1
+
+
+@pytest.fixture
+def counted_graphs(monkeypatch):
+    """Compiles without a compiler, and counts the graphs."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(
+        generation_omni123,
+        "_compile_class",
+        functools.cache(lambda cls: torch.compile(cls.forward, fullgraph=True, dynamic=False, backend=backend)),
+    )
+    return graphs
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_one_graph_decodes_a_whole_segment(counted_graphs, guidance):
+    model = make_model(num_shape_tokens=14)
+    plan = generation_plan(get_task("text-to-3d"), model.config)
+    settings = {"guidance_scale": guidance, "cache_implementation": "static"}
+    compiled = model.generate_plan(plan, **make_text(), compile_decode=True, **settings)["shape"]
+    assert torch.equal(compiled, model.generate_plan(plan, **make_text(), **settings)["shape"])
+    assert len(counted_graphs) == 1
+
+
+def test_many_prompt_lengths_and_copies_compile_too(counted_graphs):
+    """More graphs than torch's default limit of 8, and a copy that does not decode with the original's weights."""
+    model = make_model()
+    plan = generation_plan(get_task("text-to-3d"), model.config)
+    for length in range(1, 11):
+        text = {**make_text(), "text_embeds": torch.randn(2, length, 10)}
+        model.generate_plan(plan, **text, cache_implementation="static", compile_decode=True)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.shape_head.weight.copy_(twin.shape_head.weight.flip(0))
+    plain = twin.generate_plan(plan, **make_text())["shape"]
+    assert not torch.equal(plain, model.generate_plan(plan, **make_text())["shape"])
+    compiled = twin.generate_plan(plan, **make_text(), cache_implementation="static", compile_decode=True)["shape"]
+    assert torch.equal(plain, compiled)
 
 
 @pytest.mark.slow

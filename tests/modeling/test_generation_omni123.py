@@ -221,3 +221,44 @@ def test_bad_plans_name_the_problem(model):
     ):
         with pytest.raises(Omni123Error, match=message):
             model.generate_plan(plan, **make_text())
+
+
+def test_conditions_are_checked_before_rows_are_doubled():
+    """NaN would otherwise end as a row of zeros, and messages would name rows that the caller never gave."""
+    model = make_model(null_condition="empty_prompt", use_bbox=True, token_dropout=0.0)
+    plan, text = make_plan("text-to-3d", model.config), make_text()
+    negative = {
+        f"negative_{key}": value[:1] for key, value in make_text(seed=7).items() if key != "text_attention_mask_2"
+    }
+    codes = model.generate_plan(plan, **text, **negative, bbox=torch.rand(2, 3))["shape"]
+    assert codes.shape == (2, LS)
+    with pytest.raises(Omni123Error, match=r"bbox is \(1, 3\): it must have \(rows, 3\), rows = 2"):
+        model.generate_plan(plan, **text, **negative, bbox=torch.rand(1, 3))
+    with pytest.raises(Omni123Error, match="negative_text_embeds is"):
+        model.generate_plan(plan, **text, **{**negative, "negative_text_embeds": torch.zeros(3, 4, 10)})
+    with pytest.raises(Omni123Error, match="text_embeds holds NaN"):
+        model.generate_plan(plan, **{**text, "text_embeds": text["text_embeds"] * float("nan")}, **negative)
+    with pytest.raises(Omni123Error, match="bbox holds NaN"):
+        model.generate_plan(plan, **text, **negative, bbox=torch.full((2, 3), float("inf")))
+
+
+def test_empty_prompt_guidance_with_two_text_encoders():
+    model = make_model(null_condition="empty_prompt", token_dropout=0.0)
+    plan, text, empty = make_plan("text-to-3d", model.config), make_text(), make_text(seed=7)
+    negative = {f"negative_{key}": value for key, value in empty.items()}
+    unguided = model.generate_plan(plan, **empty, guidance_scale=1.0)["shape"]
+    # Scale 0 is the unconditional branch alone: what the empty prompt gives.
+    assert torch.equal(model.generate_plan(plan, **text, **negative, guidance_scale=0.0)["shape"], unguided)
+    with pytest.raises(Omni123Error, match="needs negative_text_embeds_2"):
+        model.generate_plan(plan, **text, negative_text_embeds=empty["text_embeds"])
+
+
+def test_plans_that_the_model_cannot_follow_are_named(model):
+    shapes_only = make_model(num_image_codes=0, image_code_dim=0, shape_code_dim=0)
+    plan = [Step("force", torch.tensor([[KS]])), Step("sample", modality="image", count=2, name="image")]
+    with pytest.raises(Omni123Error, match="shape codes only"):
+        shapes_only.generate_plan(plan, **make_text())
+    with pytest.raises(Omni123Error, match="no step 'foo'"):
+        model.generate_plan([Step("foo", torch.tensor([[0]])), *plan], **make_text())
+    with pytest.raises(Omni123Error, match="this one has none"):
+        generation_plan(get_task("text-to-posed-image"), make_model(num_views=0).config)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import disk_offload
 from tiny_omni123 import make_model, make_sequence, make_text
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,6 +79,15 @@ def test_a_head_that_is_not_plain_is_called_chunk_by_chunk():
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     assert max(calls) == 10
+
+
+def test_a_head_whose_weight_lies_elsewhere_is_called_as_a_module(tmp_path):
+    """accelerate's offloading replaces `forward` without a torch hook; its weight is on the meta device until called."""
+    plain, hidden, labels = problem()
+    expected = summed_cross_entropy(plain, hidden, labels, 0)
+    disk_offload(plain, str(tmp_path), execution_device=torch.device("cpu"))
+    assert plain.weight.device.type == "meta"
+    torch.testing.assert_close(summed_cross_entropy(plain, hidden, labels, 10), expected)
 
 
 def test_autocast_gives_the_autocast_gradient():

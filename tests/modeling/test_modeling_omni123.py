@@ -257,6 +257,7 @@ def test_ill_fitting_inputs_are_named(model):
         ([[0, 31]], "input_ids reach from 0 to 31"),
         ([0, 1], "give flat integer ids"),
         ([[0.0, 1.0]], "torch.float32"),
+        ([[True, False]], "torch.bool"),
         ([[]], "give flat integer ids"),
     ],
 )
@@ -296,3 +297,41 @@ def test_the_vocabulary_cannot_be_resized_but_views_can(model):
     assert grown.embed_tokens.weight.grad[grown.config.view_offset].abs().max() > 0
     with pytest.raises(Omni123Error, match="cannot be negative"):
         grown.resize_view_embeddings(-1)
+
+
+def test_inputs_that_would_be_ignored_are_refused(model):
+    ids = make_sequence("text-to-3d", model.config).ids
+    text = make_text()
+    with pytest.raises(Omni123Error, match="input_ids are a list"):
+        model([[0, 1]])
+    with pytest.raises(Omni123Error, match="length at least 1"):
+        model(ids, **{**text, "text_embeds": text["text_embeds"][:, :0]})
+    with pytest.raises(Omni123Error, match="takes no bounding box"):
+        model(ids, bbox=torch.zeros(2, 3))
+    with pytest.raises(Omni123Error, match="without text_embeds_2"):
+        model(ids, text_attention_mask_2=text["text_attention_mask_2"])
+    with pytest.raises(Omni123Error, match="every row is unconditional"):
+        model(ids, null_text=torch.tensor([True, False]))
+    output = model(ids[:, :2], **text, use_cache=True)
+    cached = {"past_key_values": output.past_key_values, "conditioning_mask": output.conditioning_mask}
+    with pytest.raises(Omni123Error, match="takes no text"):
+        model(ids[:, 2:3], **cached, **text)
+    with pytest.raises(Omni123Error, match="one row for each of 2 rows"):
+        model(ids[:, 2:3], **{**cached, "conditioning_mask": output.conditioning_mask[:1]})
+    # int32 ids and labels are as good as int64.
+    sequence = make_sequence("text-to-3d", model.config)
+    losses = [model(sequence.ids.to(d), labels=sequence.labels.to(d), **text).loss for d in (torch.int32, torch.int64)]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"shape_code_dim": -1}, "shape_code_dim is -1"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio is 0.0"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+    ],
+)
+def test_sizes_that_form_no_model_are_refused(changes, message):
+    with pytest.raises(Omni123Error, match=message):
+        make_config(**changes)

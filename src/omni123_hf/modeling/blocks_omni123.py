@@ -87,6 +87,10 @@ def attend(
         mixed = _flex(query, key, value, mask)
     elif implementation == "sdpa":
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    elif implementation != "eager":
+        raise Omni123Error(
+            f"attn_implementation {implementation!r} cannot run this model: use sdpa, eager or flex_attention."
+        )
     else:
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
         if mask is not None:

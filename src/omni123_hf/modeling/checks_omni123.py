@@ -12,10 +12,17 @@ from .configuration_omni123 import Omni123Config
 
 def check_ids(config: Omni123Config, input_ids: torch.Tensor, labels: torch.Tensor | None, is_cached: bool) -> None:
     """Flat ids `(B, T)` inside the vocabulary, and labels of the same shape inside it or -100."""
-    if input_ids.ndim != 2 or not input_ids.shape[1] or input_ids.is_floating_point():
-        raise Omni123Error(
-            f"input_ids are {tuple(input_ids.shape)} of {input_ids.dtype}: give flat integer ids (batch, length)."
-        )
+    for name, ids in (("input_ids", input_ids), ("labels", labels)):
+        if ids is None and name == "labels":
+            continue
+        if not isinstance(ids, torch.Tensor):
+            raise Omni123Error(
+                f"{name} are a {type(ids).__name__}: give a tensor of flat integer ids (batch, length)."
+            )
+        if ids.ndim != 2 or not ids.shape[0] or not ids.shape[1] or ids.dtype not in (torch.int64, torch.int32):
+            raise Omni123Error(
+                f"{name} are {tuple(ids.shape)} of {ids.dtype}: give flat integer ids (batch, length), int64 or int32."
+            )
     # Reading values waits for an accelerator, so cached steps there trust the ids that they have sampled.
     if not is_cached or input_ids.device.type == "cpu":
         _check_range(config, "input_ids", input_ids)
@@ -53,10 +60,20 @@ def check_rows(
         raise Omni123Error("drop_prefix needs prefix_length in every pass: it says which positions to hide.")
 
 
-def check_cache(past_key_values: Cache | None, is_cached: bool) -> None:
-    """A filled cache comes with its conditioning mask, and the mask with its cache."""
-    if is_cached and past_key_values is None:
-        raise Omni123Error("conditioning_mask belongs to a cache: pass past_key_values with it, or text instead.")
+def check_cache(
+    past_key_values: Cache | None, conditioning_mask: torch.Tensor | None, rows: int, has_text: bool
+) -> None:
+    """A filled cache comes with its conditioning mask, and the mask with its cache, and no text with either."""
+    is_cached = conditioning_mask is not None
+    if conditioning_mask is not None:
+        if past_key_values is None:
+            raise Omni123Error("conditioning_mask belongs to a cache: pass past_key_values with it, or text instead.")
+        if conditioning_mask.ndim != 2 or conditioning_mask.shape[0] != rows:
+            raise Omni123Error(
+                f"conditioning_mask is {tuple(conditioning_mask.shape)}: it must have one row for each of {rows} rows."
+            )
+        if has_text:
+            raise Omni123Error("A cached step takes no text and no bbox: their keys lie in the cache.")
     if not is_cached and past_key_values is not None and int(past_key_values.get_seq_length(0)) > 0:
         raise Omni123Error("A cached step needs the conditioning_mask of the output that came with the cache.")
 

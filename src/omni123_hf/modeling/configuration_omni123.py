@@ -70,6 +70,11 @@ class Omni123Config(PreTrainedConfig):
         for name in ("num_shape_codes", "num_shape_tokens", "hidden_size", "num_attention_heads", "text_embed_dim"):
             if getattr(self, name) < 1:
                 raise Omni123Error(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        for name in ("shape_code_dim", "image_code_dim"):
+            if (getattr(self, name) or 0) < 0:
+                raise Omni123Error(f"{name} is {getattr(self, name)}: use 0 for no code vectors, or their width.")
+        if self.intermediate_size < 1:
+            raise Omni123Error(f"mlp_ratio is {self.mlp_ratio}: it must give at least one inner channel.")
         if self.num_dual_layers < 1:
             raise Omni123Error("num_dual_layers must be at least 1: text enters the model only through dual layers.")
         if self.num_single_layers < 0 or self.num_image_codes < 0 or self.num_views < 0:

@@ -5,6 +5,7 @@ can express; hence a loop of our own. Guidance follows `unconditional + w (condi
 "linear_decay" is Cube 3D's schedule, `1 + (w - 1)(N - i) / N` for code i of N in a segment.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,8 @@ DEFAULT_GUIDANCE_SCALE = 5.0
 GUIDANCE_SCHEDULES = ("constant", "linear_decay")
 GUIDANCE_DROPS = ("text", "text_and_prefix")
 CACHES = ("dynamic", "static")
+# Each batch size, prompt length, plan length and modality is a graph of its own; torch's default of 8 would end a session.
+COMPILED_GRAPHS = 64
 ProgressCallback = Callable[[int, int, str], Any]
 
 
@@ -80,8 +83,8 @@ def _check_settings(
         raise Omni123Error(f"guidance_drops is {guidance_drops!r}: use one of {', '.join(GUIDANCE_DROPS)}.")
     if not temperature >= 0.0 or temperature == float("inf"):
         raise Omni123Error(f"temperature is {temperature}: it must be 0 (greedy) or more.")
-    if top_k is not None and top_k < 1:
-        raise Omni123Error(f"top_k is {top_k}: it must be at least 1, or None to keep every code.")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise Omni123Error(f"top_k is {top_k}: it must be a whole number of at least 1, or None to keep every code.")
     if top_p is not None and not 0.0 < top_p <= 1.0:
         raise Omni123Error(f"top_p is {top_p}: it must lie in (0, 1], or be None to keep every code.")
 
@@ -152,6 +155,7 @@ class Omni123GenerationMixin:
             "null_text": null_text,
             "bbox": bbox,
         }
+        _check_conditions(conditions, rows, "")
         visibility: dict[str, Any] = {}
         if guided:
             empty = {
@@ -159,6 +163,7 @@ class Omni123GenerationMixin:
                 "text_embeds_2": negative_text_embeds_2,
                 "text_attention_mask_2": negative_text_attention_mask_2,
             }
+            _check_conditions(empty, rows, "negative_")
             conditions = self._double_conditions(conditions, rows, empty)
             if drops_prefix:
                 visibility["drop_prefix"] = torch.arange(2 * rows, device=device) >= rows
@@ -179,6 +184,8 @@ class Omni123GenerationMixin:
         results: dict[str, torch.Tensor] = {}
         done, total = 0, sum(step.count for step in plan if step.action == "sample")
         for step in plan:
+            if step.action == "sample" and step.modality == "image" and self.image_head is None:
+                raise Omni123Error(f"The plan samples images ({step.name!r}), but this model has shape codes only.")
             if step.action != "sample":
                 ids = _checked_ids(step, self.config.vocab_size).to(device).expand(rows, -1)
                 history, pending = torch.cat([history, ids], dim=1), pending + ids.shape[1]
@@ -188,9 +195,10 @@ class Omni123GenerationMixin:
             for index in range(step.count):
                 fresh = history[:, -pending:] if use_cache else history
                 context = carried if carried else {**conditions, **first_only, "use_cache": use_cache}
-                forward = self._compiled_forward() if compile_decode and carried and pending == 1 else self
+                forward = _compiled_forward(self) if compile_decode and carried and pending == 1 else self
                 output = forward(
-                    input_ids=fresh.repeat(2, 1) if guided else fresh,
+                    # A copy, because a slice's stride grows with the history and would make every step a new graph.
+                    input_ids=fresh.repeat(2, 1) if guided else fresh.clone(memory_format=torch.contiguous_format),
                     modality=step.modality,
                     logits_to_keep=1,
                     **visibility,
@@ -221,12 +229,6 @@ class Omni123GenerationMixin:
             return 1
         texts = [conditions[name].shape[1] for name in ("text_embeds", "text_embeds_2") if name in conditions]
         return sum(texts) + (self.bbox_proj is not None)
-
-    def _compiled_forward(self: "Omni123ForConditionalGeneration") -> Callable[..., Any]:  # type: ignore[misc]
-        # Kept outside the module's registry, and made once: a new wrapper would compile again.
-        if "_compiled_step" not in self.__dict__:
-            self.__dict__["_compiled_step"] = torch.compile(self.forward, fullgraph=True, dynamic=False)
-        return self.__dict__["_compiled_step"]
 
     def _double_conditions(  # type: ignore[misc]
         self: "Omni123ForConditionalGeneration",
@@ -274,10 +276,41 @@ class Omni123GenerationMixin:
         return doubled
 
 
+@functools.cache
+def _compile_class(model_class: type) -> Callable[..., Any]:
+    # Of the class, not of a model: a compiled method would be copied and pickled with its model, and stay bound to it.
+    return torch.compile(model_class.forward, fullgraph=True, dynamic=False)  # type: ignore[attr-defined]
+
+
+def _compiled_forward(model: Any) -> Callable[..., Any]:
+    compiled = functools.partial(_compile_class(type(model)), model)  # type: ignore[arg-type]
+
+    def call(**arguments: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=COMPILED_GRAPHS):
+            return compiled(**arguments)
+
+    return call
+
+
+def _check_conditions(conditions: dict[str, Any], rows: int, prefix: str) -> None:
+    """Before rows are doubled and NaN becomes a row of zeros: one row, or one for each prompt, and finite."""
+    for name, value in conditions.items():
+        if value is None:
+            continue
+        allowed = (1, rows) if prefix else (rows,)
+        if not value.ndim or value.shape[0] not in allowed or (name == "bbox" and tuple(value.shape) != (rows, 3)):
+            wanted = "(rows, 3)" if name == "bbox" else "a first axis of rows"
+            raise Omni123Error(f"{prefix}{name} is {tuple(value.shape)}: it must have {wanted}, rows = {rows}.")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise Omni123Error(f"{prefix}{name} holds NaN or infinity: check the text encoder's precision.")
+
+
 def _prefix_length(plan: Sequence[Step]) -> int:
     behind = False
     length = 0
     for step in plan:
+        if step.action not in ("prefill", "force", "sample"):
+            raise Omni123Error(f"A plan has no step {step.action!r}: use 'prefill', 'force' or 'sample'.")
         if step.action != "prefill":
             behind = True
             continue

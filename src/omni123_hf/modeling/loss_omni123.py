@@ -66,6 +66,14 @@ def _autocast_dtype(hidden: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
+def _is_plain(head: nn.Module, hidden: torch.Tensor) -> bool:
+    """Whether the head is nothing but its weight: no adapter, no quantised weight, no hook that brings it from elsewhere."""
+    if type(head) is not nn.Linear or head.bias is not None or type(head.weight) is not nn.Parameter:
+        return False
+    hooked = head._forward_hooks or head._forward_pre_hooks or hasattr(head, "_hf_hook")
+    return not hooked and head.weight.device == hidden.device
+
+
 def summed_cross_entropy(
     head: nn.Module, hidden: torch.Tensor, labels: torch.Tensor, chunk_size: int = 0
 ) -> torch.Tensor:
@@ -77,7 +85,7 @@ def summed_cross_entropy(
     """
     if not chunk_size or len(hidden) <= chunk_size:
         return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
-    if type(head) is nn.Linear and head.bias is None and not (head._forward_hooks or head._forward_pre_hooks):
+    if _is_plain(head, hidden):
         # With autocast on, custom functions are called with it on, and `_autocast_dtype` follows it.
         return _ChunkedLinearCrossEntropy.apply(hidden, head.weight, labels, chunk_size)
 

@@ -249,9 +249,15 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 "This model has null_condition 'empty_prompt': pass the embeddings of the empty prompt in the rows "
                 "without text, not null_text."
             )
+        if text_embeds_2 is None and text_attention_mask_2 is not None:
+            raise Omni123Error("text_attention_mask_2 is given without text_embeds_2: pass both or neither.")
+        if bbox is not None and self.bbox_proj is None:
+            raise Omni123Error("This model takes no bounding box: leave bbox out, or set use_bbox in its config.")
         if text_embeds is None:
             if self.null_text_embed is None or text_embeds_2 is not None:
                 raise Omni123Error("text_embeds is missing: pass the first text encoder's hidden states.")
+            if bbox is not None or (null_text is not None and not bool(null_text.all())):
+                raise Omni123Error("bbox and rows with text need text_embeds: without it every row is unconditional.")
             stream = self.null_text_embed.expand(batch_size, 1, -1)
             return stream, torch.ones(batch_size, 1, dtype=torch.bool, device=stream.device)
         sources: list[tuple[str, torch.Tensor, nn.Linear, torch.Tensor | None]] = [
@@ -264,9 +270,11 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
             sources.append(("text_embeds_2", text_embeds_2, self.text_proj_2, text_attention_mask_2))
         pieces, valid = [], []
         for name, embeds, projection, attention_mask in sources:
-            if embeds.ndim != 3 or embeds.shape[0] != batch_size or embeds.shape[2] != projection.in_features:
+            fits = embeds.ndim == 3 and embeds.shape[0] == batch_size and embeds.shape[2] == projection.in_features
+            if not fits or not embeds.shape[1]:
                 raise Omni123Error(
-                    f"{name} is {tuple(embeds.shape)}: it must be ({batch_size}, length, {projection.in_features})."
+                    f"{name} is {tuple(embeds.shape)}: it must be ({batch_size}, length, {projection.in_features}), length "
+                    "at least 1."
                 )
             if config.normalize_text_embeds:
                 embeds = layer_norm(embeds, config.layer_norm_eps)
@@ -287,8 +295,6 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
             box = pieces[0].new_zeros(batch_size, 3) if bbox is None else bbox.to(pieces[0].dtype)
             pieces.append(self.bbox_proj(box)[:, None])
             valid.append(torch.ones(batch_size, 1, dtype=torch.bool, device=box.device))
-        elif bbox is not None:
-            raise Omni123Error("This model takes no bounding box: leave bbox out, or set use_bbox in its config.")
         stream, mask = torch.cat(pieces, dim=1), torch.cat(valid, dim=1)
         if null_text is not None and self.null_text_embed is not None:
             is_first = torch.arange(stream.shape[1], device=stream.device) == 0
@@ -333,7 +339,8 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
             is_cached = conditioning_mask is not None
             check_ids(self.config, input_ids, labels, is_cached)
             check_rows(input_ids.shape[0], null_text, drop_prefix, prefix_length)
-            check_cache(past_key_values, is_cached)
+            has_text = any(x is not None for x in (text_embeds, text_embeds_2, text_attention_mask_2, null_text, bbox))
+            check_cache(past_key_values, conditioning_mask, input_ids.shape[0], has_text)
             check_outputs(self.config, modality, output_attentions)
         rows, length = input_ids.shape
         conditioning = None
@@ -467,7 +474,7 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
     def _loss(
         self, hidden: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        hidden, labels = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten().long()
         total = hidden.new_zeros((), dtype=torch.float32)
         means: list[torch.Tensor | None] = []
         found = 0
