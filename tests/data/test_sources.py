@@ -13,8 +13,9 @@ from omni123_hf.data.sources import fetch, iter_assets, ldraw, sweethome3d
 from omni123_hf.data.sources.base import build_mesh
 from omni123_hf.data.sources.captions import LIMITS, Description, describe, head_phrase, size_phrase
 from omni123_hf.data.sources.fetch import extend_sources, unpack_deb
-from omni123_hf.data.sources.wavefront import parse_materials, read_obj, triangulate
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.loading.polygons import triangulate
+from omni123_hf.geometry.loading.wavefront import parse_materials, read_obj
 
 
 CC_BY = "These files are under the Creative Commons Attribution 3.0 United States license"
@@ -345,20 +346,24 @@ def test_fetch_refuses(tmp_path, monkeypatch):
 def test_command_line(bricks, tmp_path):
     from typer.testing import CliRunner
 
-    from omni123_hf.cli.data import choose_assets, data_app
+    from omni123_hf.cli.data import data_app
+    from omni123_hf.data.inputs import InputOptions, read_source
 
     raw = tmp_path / "raw"
     (raw / "ldraw").mkdir(parents=True)
     (bricks / "usr").rename(raw / "ldraw/usr")
-    assert len(choose_assets("ldraw", raw, None, None, 0)) == 4
-    assert [asset.id for asset in choose_assets("ldraw", raw, 1, 2, 0)] == ["ldraw/3001", "ldraw/902"]
+    assert len(read_source("ldraw", InputOptions(raw))) == 4
+    few = read_source("ldraw", InputOptions(raw, per_category=1, limit=2))
+    assert [asset.id for asset in few] == ["ldraw/3001", "ldraw/902"]
     with pytest.raises(Omni123Error, match="unknown source"):
-        choose_assets("thingiverse", raw, None, None, 0)
+        read_source("thingiverse", InputOptions(raw))
     with pytest.raises(Omni123Error, match="fetch sweethome3d"):
-        choose_assets("sweethome3d", raw, None, None, 0)
+        read_source("sweethome3d", InputOptions(raw))
     out = tmp_path / "set"
-    prepared = CliRunner().invoke(data_app, ["prepare", "ldraw", "--out", str(out), "--raw", str(raw)])
+    prepared = CliRunner().invoke(
+        data_app, ["prepare", "ldraw", "--out", str(out), "--raw", str(raw), "--preset", "mini"]
+    )
     assert prepared.exit_code == 0, prepared.output
     assert "2 prepared, 2 rejected" in prepared.output
     shown = CliRunner().invoke(data_app, ["stats", str(out)])
-    assert shown.exit_code == 0 and "CC-BY-2.0" in shown.output and "invalid" in shown.output
+    assert shown.exit_code == 0 and "CC-BY-2.0" in shown.output and "missing_file" in shown.output

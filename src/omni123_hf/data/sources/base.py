@@ -11,12 +11,10 @@ import numpy as np
 import trimesh
 
 from ...errors import Omni123Error
+from ...geometry.loading.surface import colored_mesh, weld
 
 
 MAX_FACES = 200_000
-
-# Weld grid: vertices nearer than one part in a million of the longest side are the same vertex.
-WELD_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -72,20 +70,7 @@ def build_mesh(vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray, labe
     longest = float((points.max(axis=0) - low).max())
     if longest <= 0.0:
         raise Omni123Error(f"{label}: all vertices coincide; leave this asset out")
-    cells = np.rint((points - low) * (WELD_STEPS / longest)).astype(np.int64)
-    keys = (cells[:, 0] << 42) | (cells[:, 1] << 21) | cells[:, 2]
-    _, first, welded = np.unique(keys, return_index=True, return_inverse=True)
-    corners = welded[np.searchsorted(used, faces)]
-    solid = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
-    ordered = np.sort(corners, axis=1)
-    face_keys = (ordered[:, 0] * len(first) + ordered[:, 1]) * len(first) + ordered[:, 2]
-    unique_faces = np.zeros(len(corners), dtype=bool)
-    unique_faces[np.unique(face_keys, return_index=True)[1]] = True
-    keep = solid & unique_faces
+    first, corners, keep = weld(points, np.searchsorted(used, faces), longest)
     if not keep.any():
         raise Omni123Error(f"{label}: every face is degenerate; leave this asset out")
-    mesh = trimesh.Trimesh(vertices=points[first], faces=corners[keep], process=False)
-    mesh.remove_unreferenced_vertices()
-    rgba = np.concatenate([colors[keep], np.full((int(keep.sum()), 1), 255)], axis=1).astype(np.uint8)
-    mesh.visual = trimesh.visual.ColorVisuals(mesh=mesh, face_colors=rgba)
-    return mesh
+    return colored_mesh(points[first], corners[keep], colors[keep])

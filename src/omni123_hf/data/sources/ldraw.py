@@ -7,6 +7,7 @@ down and the front is -z, so half a turn about x gives our frame.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from ...errors import Omni123Error
+from ...errors import Omni123Error, RejectedError
+from ...geometry.loading import LoadBudget, register_format
+from ...geometry.loading.files import ModelFile, read_confined
+from ...geometry.loading.surface import DEFAULT_COLOR, Surface
 from .base import MAX_FACES, SourceAsset, build_mesh, seeded_generator
 from .captions import Description, describe, plain_words
 from .ldraw_words import FIXED_COLORS, FRANCHISES, GROUPS, PRODUCT_LINES, SKIPPED_TITLES
@@ -57,22 +61,59 @@ class LDrawAsset(SourceAsset):
         triangles, codes = library.compile(f"parts/{Path(self.path).name}", 0, ())
         if len(triangles) > MAX_FACES:
             raise Omni123Error(f"{self.id}: {len(triangles)} faces, more than {MAX_FACES}; leave this asset out")
-        vertices = triangles.reshape(-1, 3).astype(np.float64) * (np.array([1.0, -1.0, -1.0]) * METRES_PER_UNIT)
-        faces = np.arange(len(vertices)).reshape(-1, 3)
-        return build_mesh(vertices, faces, library.rgb(codes, self.color), self.id)
+        surface = _to_surface(triangles, library.rgb(codes, self.color))
+        return build_mesh(surface.vertices, surface.faces, surface.colors, self.id)
+
+
+def read_ldraw(model: ModelFile) -> Surface:
+    """The surface of a `.dat` or `.ldr` file, for `geometry.loading.load_mesh`; colour 16 is light grey.
+
+    The files that it names are looked for beside it and, when the root is an LDraw library (`parts/`, `p/`), there.
+    """
+    if model.folder is None or model.root is None:
+        raise RejectedError("unsupported_format", f"{model.name}: LDraw files are not read from archives; unpack them")
+    config = model.root / "LDConfig.ldr"
+    if not config.is_file():
+        model.files.missing.append(config.name)
+    library = PartLibrary(model.root, config if config.is_file() else None, beside=model.folder, budget=model.budget)
+    if len(model.data) > MAX_FILE_BYTES:
+        raise RejectedError("file_too_large", f"{model.name} is larger than {MAX_FILE_BYTES} bytes; leave it out")
+    text = model.data.decode("utf-8", "replace")
+    triangles, codes = library.parse(text, model.name, 0, (model.name.lower(),))
+    return _to_surface(triangles, library.rgb(codes, DEFAULT_COLOR))
+
+
+register_format((".dat", ".ldr"), read_ldraw)
+
+
+def _to_surface(triangles: np.ndarray, colors: np.ndarray) -> Surface:
+    """Triangles (F,3,3) in LDraw units and frame as a surface in metres, y up, front +z."""
+    vertices = triangles.reshape(-1, 3).astype(np.float64) * (np.array([1.0, -1.0, -1.0]) * METRES_PER_UNIT)
+    return Surface(vertices, np.arange(len(vertices)).reshape(-1, 3), colors)
 
 
 class PartLibrary:
-    """Files of one LDraw library, compiled to triangles and kept: studs and boxes are used by thousands of parts."""
+    """Files of one LDraw library, compiled to triangles and kept: studs and boxes are used by thousands of parts.
 
-    def __init__(self, root: Path, config: Path) -> None:
+    config: its `LDConfig.ldr`; None leaves every colour code but direct ones unknown. beside: a folder of a model's own
+    files, sought first. budget: of one model, that the files read are counted to.
+    """
+
+    def __init__(
+        self, root: Path, config: Path | None, beside: Path | None = None, budget: LoadBudget | None = None
+    ) -> None:
         self.root = root
-        self.names, self.values = read_colors(config)
+        self._budget = budget
+        self._real_root = Path(os.path.realpath(root))
+        self.names, self.values = read_colors(config) if config is not None else ({}, {})
         self._index: dict[str, Path] = {}
         # Search order of the format: parts before primitives; a name is matched without case.
-        for folder, prefix in (("p", ""), ("parts", "")):
-            for path in sorted((root / folder).rglob("*.dat")):
-                self._index[prefix + path.relative_to(root / folder).as_posix().lower()] = path
+        found = [(root / folder, path) for folder in ("p", "parts") for path in sorted((root / folder).rglob("*.dat"))]
+        if beside is not None:
+            own = [path for pattern in ("*.dat", "*.ldr", "s/*.dat") for path in sorted(beside.glob(pattern))]
+            found += [(beside, path) for path in own]
+        for folder, path in found:
+            self._index[path.relative_to(folder).as_posix().lower()] = path
         self._compiled: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def compile(self, name: str, depth: int, stack: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -84,21 +125,31 @@ class PartLibrary:
         if key in self._compiled:
             return self._compiled[key]
         if key in stack:
-            raise Omni123Error(f"LDraw file {name} refers to itself through {' > '.join(stack)}; leave this part out")
+            raise RejectedError(
+                "reference_cycle",
+                f"LDraw file {name} refers to itself through {' > '.join(stack)}; leave this part out",
+            )
         if depth > MAX_DEPTH:
-            raise Omni123Error(f"LDraw file {name} is nested deeper than {MAX_DEPTH}; leave this part out")
+            raise RejectedError(
+                "too_deep", f"LDraw file {name} is nested deeper than {MAX_DEPTH}; leave this part out"
+            )
         path = self._index.get(key)
         if path is None:
-            raise Omni123Error(f"LDraw file {name} is not in the library {self.root.name}; leave this part out")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise Omni123Error(f"LDraw file {name} is larger than {MAX_FILE_BYTES} bytes; leave this part out")
-        result = self._parse(path, name, depth, (*stack, key))
+            detail = f"LDraw file {name[:80]} is not in the library {self.root.name}; leave this part out"
+            raise RejectedError("missing_file", detail)
+        data = read_confined(path, self._real_root, MAX_FILE_BYTES)
+        if data is None:
+            raise RejectedError("missing_file", f"LDraw file {name[:80]} is gone from the library {self.root.name}")
+        if self._budget is not None:
+            self._budget.spend_file(len(data), name[:80])
+        result = self.parse(data.decode("utf-8", "replace"), name, depth, (*stack, key))
         # A top-level part is used once; what it is made of is used again.
         if depth > 0:
             self._compiled[key] = result
         return result
 
-    def _parse(self, path: Path, name: str, depth: int, stack: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def parse(self, text: str, name: str, depth: int, stack: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """As `compile`, of a file's text; `stack` are the files that led here, this one last."""
         own: list[list[float]] = []
         own_codes: list[int] = []
         blocks: list[np.ndarray] = []
@@ -106,7 +157,7 @@ class PartLibrary:
         total = 0
         clockwise = False
         invert_next = False
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in text.splitlines():
             words = line.split()
             if not words:
                 continue
@@ -136,10 +187,12 @@ class PartLibrary:
             except (ValueError, IndexError) as error:
                 if isinstance(error, Omni123Error):
                     raise
-                raise Omni123Error(f"broken LDraw line {line.strip()!r} in {name}: {error}") from error
+                detail = f"broken LDraw line {line.strip()[:120]!r} in {name[:80]}: {error}"
+                raise RejectedError("broken_file", detail) from error
             invert_next = False
             if total + len(own) > 4 * MAX_FACES:
-                raise Omni123Error(f"LDraw file {name} has more than {4 * MAX_FACES} faces; leave this part out")
+                detail = f"LDraw file {name} has more than {4 * MAX_FACES} faces; leave this part out"
+                raise RejectedError("too_many_faces", detail)
         if own:
             blocks.append(np.array(own, dtype=np.float32).reshape(-1, 3, 3))
             block_codes.append(np.array(own_codes, dtype=np.int64))
@@ -153,7 +206,9 @@ class PartLibrary:
         """Triangles of a child file moved by a type-1 line: x y z, then the 3x3 matrix row by row."""
         triangles, codes = self.compile(child, depth + 1, stack)
         if len(numbers) != 12 or not np.isfinite(numbers).all():
-            raise Omni123Error(f"a reference to {child} does not have twelve finite numbers; leave this part out")
+            raise RejectedError(
+                "broken_file", f"a reference to {child[:80]} does not have twelve finite numbers; leave this part out"
+            )
         matrix = numbers[3:].reshape(3, 3)
         placed = triangles @ matrix.T + numbers[:3]
         # A mirror turns every face inside out, and so does INVERTNEXT.
@@ -177,13 +232,18 @@ class PartLibrary:
 
 def _points(words: list[str], count: int) -> list[tuple[float, ...]]:
     if len(words) < 2 + 3 * count:
-        raise Omni123Error(f"an LDraw face line has {len(words) - 2} numbers, not {3 * count}; leave this part out")
+        raise RejectedError(
+            "broken_file", f"an LDraw face line has {len(words) - 2} numbers, not {3 * count}; leave this part out"
+        )
     values = [float(word) for word in words[2 : 2 + 3 * count]]
     return [tuple(values[index : index + 3]) for index in range(0, 3 * count, 3)]
 
 
 def _color_code(word: str) -> int:
-    return int(word, 16) if word.lower().startswith("0x") else int(word)
+    code = int(word, 16) if word.lower().startswith("0x") else int(word)
+    if not 0 <= code < 2**31:
+        raise ValueError(f"{word[:20]} is no colour")
+    return code
 
 
 @lru_cache(maxsize=4)

@@ -20,10 +20,14 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from ...errors import Omni123Error
+from ...errors import Omni123Error, RejectedError
+from ...geometry.loading import register_format
+from ...geometry.loading.archive import ArchiveFiles, open_archive
+from ...geometry.loading.files import ModelFile
+from ...geometry.loading.surface import Surface
+from ...geometry.loading.wavefront import read_obj, read_wavefront
 from .base import SourceAsset, build_mesh, seeded_generator
 from .captions import Description, color_names, describe, plain_words, proportion_fact, size_phrase
-from .wavefront import read_obj
 
 
 SOURCE = "sweethome3d"
@@ -31,6 +35,9 @@ CATALOG = "PluginFurnitureCatalog.properties"
 MAX_TEXT_BYTES = 32 * 2**20
 MAX_IMAGE_BYTES = 16 * 2**20
 MAX_IMAGE_PIXELS = 64 * 2**20
+
+# Side at which the catalogue's models are coloured. The prepared data sets were made with it.
+TEXTURE_SIZE = 256
 
 # Tags that name a collection, not the thing.
 IGNORED_TAGS = frozenset({"blend swap", "scpts", "haussmann", "adjustable", "4", "four"})
@@ -76,19 +83,62 @@ class SweetHome3DAsset(SourceAsset):
             _read_text(archive, self.member, self.id),
             lambda name: _text_beside(archive, folder, name, self.id),
             lambda name: _image_beside(archive, folder, name, self.id),
+            texture_size=TEXTURE_SIZE,
         )
-        if len(faces) == 0:
-            raise Omni123Error(f"{self.id}: no visible faces; leave this asset out")
-        if self.rotation:
-            vertices = vertices @ np.asarray(self.rotation).reshape(3, 3).T
-        used = vertices[np.unique(faces)]
-        extent = used.max(axis=0) - used.min(axis=0)
-        # The program stretches every model to the catalogue's size; a flat side has nothing to stretch.
-        wanted = np.asarray(self.size_cm) / 100.0
-        known = (extent > 1e-9 * extent.max()) & (wanted > 0)
-        scale = np.where(known, wanted / np.where(known, extent, 1.0), 0.0)
-        scale[~known] = scale[known].mean() if known.any() else 1.0
-        return build_mesh(vertices * scale, faces, colors, self.id)
+        vertices = _to_real_size(vertices, faces, self.rotation, self.size_cm, self.id)
+        return build_mesh(vertices, faces, colors, self.id)
+
+
+def _to_real_size(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    rotation: tuple[float, ...],
+    size_cm: tuple[float, float, float],
+    label: str,
+) -> np.ndarray:
+    """Vertices (V,3) turned by the catalogue's rotation and stretched to its size, in metres."""
+    if len(faces) == 0:
+        raise RejectedError("no_faces", f"{label}: no visible faces; leave this asset out")
+    if rotation:
+        vertices = vertices @ np.asarray(rotation).reshape(3, 3).T
+    used = vertices[np.unique(faces)]
+    extent = used.max(axis=0) - used.min(axis=0)
+    # The program stretches every model to the catalogue's size; a flat side has nothing to stretch.
+    wanted = np.asarray(size_cm) / 100.0
+    known = (extent > 1e-9 * extent.max()) & (wanted > 0)
+    scale = np.where(known, wanted / np.where(known, extent, 1.0), 0.0)
+    scale[~known] = scale[known].mean() if known.any() else 1.0
+    return vertices * scale
+
+
+def read_library(model: ModelFile) -> Surface:
+    """The one model of a `.sh3f` file, for `geometry.loading.load_mesh`; its licence is not looked at.
+
+    Raises RejectedError for a library of several models: `iter_assets` gives those.
+    """
+    archive = open_archive(model.data, model.name, model.budget.limits)
+    catalog = ArchiveFiles(archive, "", model.budget).read(CATALOG)
+    if catalog is None:
+        raise RejectedError("no_model", f"{model.name} holds no {CATALOG}")
+    entries = [entry for entry in _catalog_entries(catalog.decode("latin-1")).values() if "model" in entry]
+    if len(entries) != 1:
+        raise RejectedError(
+            "ambiguous_archive",
+            f"{model.name} lists {len(entries)} models; read libraries by iter_assets('sweethome3d', folder)",
+        )
+    member = _safe_member(entries[0]["model"])
+    files = ArchiveFiles(archive, posixpath.dirname(member), model.budget)
+    data = files.read(posixpath.basename(member))
+    if data is None or not member.lower().endswith(".obj"):
+        raise RejectedError("no_model", f"{model.name}: {member[:80]!r} is not an OBJ model of the library")
+    surface = read_wavefront(ModelFile(member, data, files, model.budget))
+    rotation, size_cm = _placing(entries[0], model.name)
+    model.files.missing += files.missing
+    surface.vertices = _to_real_size(surface.vertices, surface.faces, rotation, size_cm, model.name)
+    return surface
+
+
+register_format((".sh3f",), read_library)
 
 
 def iter_assets(root: Path | str) -> Iterator[SweetHome3DAsset]:
@@ -118,12 +168,7 @@ def _library_assets(path: Path) -> Iterator[SweetHome3DAsset]:
     for name in files:
         if re.search(r"licen[cs]e", posixpath.basename(name), re.IGNORECASE) and "/" in name:
             licence_files[posixpath.dirname(name)] = name
-    properties = parse_properties(_read_text(archive, CATALOG, path.name))
-    entries: dict[int, dict[str, str]] = {}
-    for key, value in properties.items():
-        field, _, number_text = key.partition("#")
-        if number_text.isdigit():
-            entries.setdefault(int(number_text), {})[field] = value
+    entries = _catalog_entries(_read_text(archive, CATALOG, path.name))
     for number, entry in sorted(entries.items()):
         member = _safe_member(entry.get("model", ""))
         if member not in files or not member.lower().endswith(".obj"):
@@ -134,15 +179,32 @@ def _library_assets(path: Path) -> Iterator[SweetHome3DAsset]:
             yield _asset(path, archive, number, entry, member, licence)
 
 
+def _catalog_entries(text: str) -> dict[int, dict[str, str]]:
+    """Fields of every catalogue entry by its number: the property `name#3` is the field "name" of entry 3."""
+    entries: dict[int, dict[str, str]] = {}
+    for key, value in parse_properties(text).items():
+        field, _, number_text = key.partition("#")
+        if number_text.isascii() and number_text.isdigit():
+            entries.setdefault(int(number_text), {})[field] = value
+    return entries
+
+
+def _placing(entry: dict[str, str], label: str) -> tuple[tuple[float, ...], tuple[float, float, float]]:
+    """Rotation (9 numbers, or none) and size in centimetres (width x, height y, depth z) of a catalogue entry."""
+    width, depth, height = (_number(entry.get(field, "0"), label) for field in ("width", "depth", "height"))
+    rotation = tuple(_number(word, label) for word in entry.get("modelRotation", "").split())
+    if len(rotation) not in (0, 9):
+        raise Omni123Error(f"{label}: modelRotation has {len(rotation)} numbers, not 9; the catalogue is broken")
+    return rotation, (width, height, depth)
+
+
 def _asset(
     path: Path, archive: zipfile.ZipFile, number: int, entry: dict[str, str], member: str, licence: str
 ) -> SweetHome3DAsset:
     key = entry.get("id", str(number)).split("#")[-1].strip() or str(number)
     identity = f"{SOURCE}/{path.stem}/{key}"
-    width, depth, height = (_number(entry.get(field, "0"), identity) for field in ("width", "depth", "height"))
-    rotation = tuple(_number(word, identity) for word in entry.get("modelRotation", "").split())
-    if len(rotation) not in (0, 9):
-        raise Omni123Error(f"{identity}: modelRotation has {len(rotation)} numbers, not 9; the catalogue is broken")
+    rotation, size_cm = _placing(entry, identity)
+    width, height, depth = size_cm
     name = plain_name(entry.get("name", key))
     room = entry.get("category", "Miscellaneous").strip().lower()
     tags = [tag.strip().lower() for tag in entry.get("tags", "").split(",")]
@@ -174,7 +236,7 @@ def _asset(
         path=str(path),
         attributes={"tags": tags, "colors": colors, "size_cm": [width, depth, height], "creator": creator},
         member=member,
-        size_cm=(width, height, depth),
+        size_cm=size_cm,
         rotation=rotation,
     )
 
@@ -311,7 +373,7 @@ def _decode_image(data: bytes, label: str) -> Image.Image:
                 f"{label}: a picture of {image.width}x{image.height} is too large; leave this asset out"
             )
         # JPEG can decode straight to a small size, which is all the colours need.
-        image.draft("RGB", (256, 256))
+        image.draft("RGB", (TEXTURE_SIZE, TEXTURE_SIZE))
         image.load()
         return image
     except (OSError, SyntaxError) as error:
