@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import trimesh
@@ -7,7 +9,7 @@ from PIL import Image
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry import rasterizer
-from omni123_hf.geometry.cameras import ALL_VIEWS, Camera, get_camera
+from omni123_hf.geometry.cameras import ALL_VIEWS, Camera, get_camera, orbit_camera
 from omni123_hf.geometry.colors import DEFAULT_COLOR, face_colors
 from omni123_hf.geometry.rasterizer import render, visible_faces
 
@@ -131,3 +133,66 @@ def test_face_colors_of_every_kind_of_visual():
         uv=uv, material=trimesh.visual.material.PBRMaterial(baseColorFactor=[255, 0, 128, 255])
     )
     assert (face_colors(square) == (255, 0, 128)).all()
+
+
+def pinned_mesh() -> trimesh.Trimesh:
+    ball = trimesh.creation.icosphere(2, 0.6)
+    ball.vertices *= 1.0 + 0.25 * np.round(np.asarray(ball.vertices)[:, [1, 2, 0]] * 4) / 4
+    box = trimesh.creation.box((0.5, 1.8, 0.3))
+    box.apply_translation((0.6, 0.0, 0.35))
+    mesh = trimesh.util.concatenate([ball, box])
+    steps = np.arange(len(mesh.faces))
+    colors = [steps * 37 % 256, steps * 91 % 256, steps * 53 % 256, np.full_like(steps, 255)]
+    mesh.visual.face_colors = np.stack(colors, axis=1).astype(np.uint8)
+    return mesh
+
+
+@pytest.mark.parametrize(
+    "supersample, background, want",
+    [
+        (2, (255, 255, 255), "33c12a08efa54c63 785511ef50b49f9a 77a9f65309cb4698 714d1b5095196d52"),
+        (3, (1, 2, 3), "c63470d6f8882587 c7bf547075996e92 014e54f8e5d16558 157c01cbb993918f"),
+    ],
+)
+def test_pictures_stay_those_of_the_prepared_data_sets(supersample, background, want):
+    # Taken when the first data sets were prepared. Another value means that they and the evaluation must be made anew.
+    mesh = pinned_mesh()
+    results = [render(mesh, get_camera(name), 48, supersample, background) for name in ALL_VIEWS]
+    got = []
+    for part in ("color", "mask", "depth", "normal"):
+        digest = hashlib.sha256(b"".join(getattr(result, part).tobytes() for result in results))
+        got.append(digest.hexdigest()[:16])
+    assert got == want.split()
+
+
+def cast_rays(triangles: np.ndarray, camera: Camera, size: int) -> np.ndarray:
+    """Depth picture of a perspective camera: one ray from the eye a pixel, one triangle at a time."""
+    depth = np.full((size, size), np.inf)
+    right, up, back = camera.axes
+    eye, reach = back * camera.distance, np.tan(np.radians(camera.field_of_view / 2))
+    for row in range(size):
+        for column in range(size):
+            x, y = (column + 0.5) / size * 2 - 1, 1 - (row + 0.5) / size * 2
+            ray = x * reach * right + y * reach * up - back  # length one along the axis
+            for corners in triangles:
+                system = np.column_stack([corners[1] - corners[0], corners[2] - corners[0], -ray])
+                u, v, t = np.linalg.solve(system, eye - corners[0])
+                if min(u, v, 1 - u - v) >= 0 and t > 0:
+                    depth[row, column] = min(depth[row, column], t)
+    return depth
+
+
+def test_perspective_depth_agrees_with_cast_rays():
+    camera = orbit_camera("near", 20.0, 10.0, 1.0, field_of_view=70.0)
+    triangles = np.random.default_rng(2).uniform(-0.75, 0.75, (10, 3, 3))
+    _, depth = visible_faces(triangles, camera, 24)
+    want = cast_rays(triangles, camera, 24)
+    assert np.isfinite(want).sum() > 50
+    assert (np.isfinite(depth) == np.isfinite(want)).all()
+    np.testing.assert_allclose(depth[np.isfinite(want)], want[np.isfinite(want)], rtol=1e-5)
+
+
+def test_a_mesh_behind_the_perspective_camera_is_refused():
+    camera = orbit_camera("near", 0.0, 0.0, 1.0, field_of_view=90.0)
+    with pytest.raises(Omni123Error, match="behind"):
+        render(trimesh.creation.box((3, 3, 3)), camera, 16)

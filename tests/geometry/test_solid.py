@@ -7,6 +7,7 @@ import pytest
 import trimesh
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.mesh_queries import WindingField
 from omni123_hf.geometry.normalization import normalize_mesh
 from omni123_hf.geometry.sampling import sample_queries, sample_surface
 from omni123_hf.geometry.solid import SolidLabeler, voxelize_surface
@@ -31,6 +32,17 @@ def test_a_closed_mesh_is_labelled_by_winding():
     want = (np.abs(points) < np.array([0.32, 0.64, 0.96])).all(axis=1)
     np.testing.assert_array_equal(labeler.occupancy(points), want)
     assert labeler.volume == pytest.approx(8 * 0.32 * 0.64 * 0.96)
+
+
+def test_the_kept_tree_answers_like_a_fresh_one_and_split_faces_change_nothing():
+    igl = pytest.importorskip("igl")
+    mesh = trimesh.util.concatenate([trimesh.creation.box((1.8, 0.3, 1.2)), trimesh.creation.icosphere(3, 0.7)])
+    labeler, points = SolidLabeler(mesh), queries()
+    fresh = igl.fast_winding_number(labeler.vertices, labeler.faces, points)
+    np.testing.assert_array_equal(labeler.winding.number(points), fresh)
+    np.testing.assert_array_equal(labeler.occupancy(points), fresh > 0.5)
+    split = WindingField(labeler.vertices, labeler.faces, split=True).number(points)
+    np.testing.assert_allclose(split, np.rint(fresh), atol=0.02)
 
 
 def test_split_vertices_do_not_make_a_solid_open():

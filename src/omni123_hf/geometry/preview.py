@@ -1,17 +1,33 @@
-"""One picture that shows a shape from all sides."""
+"""One picture that shows a shape from all sides, or an asset with its views, captions and facts."""
 
 from __future__ import annotations
 
-import trimesh
-from PIL import Image, ImageDraw
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import trimesh
+from PIL import Image, ImageDraw, ImageFont
+
+from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import CANONICAL_VIEWS, get_camera
 from omni123_hf.geometry.rasterizer import render
+from omni123_hf.geometry.rendered_view import RenderedView
 
 
 COLUMNS = 3
 ROWS = 2
 INK = (60, 60, 60)
+FAINT = (120, 120, 120)
+# Of `asset_sheet`, in pixels.
+FONT_SIZE = 14
+LINE = 20
+MARGIN = 16
+LABEL_WIDTH = 64
+CELL_GAP = 4
+MAX_COLUMNS = 8
+MIN_TEXT_WIDTH = 720
+MAX_LINES = 12
 
 
 def contact_sheet(mesh: trimesh.Trimesh, image: Image.Image | None = None, size: int = 256) -> Image.Image:
@@ -30,6 +46,107 @@ def contact_sheet(mesh: trimesh.Trimesh, image: Image.Image | None = None, size:
         sheet.paste(Image.fromarray(render(mesh, get_camera(name), size).color), (x, y))
         draw.text((x + 4, y + 3), name, fill=INK)
     return sheet
+
+
+def asset_sheet(
+    views: Sequence[RenderedView],
+    captions: Mapping[str, Sequence[str]],
+    facts: Mapping[str, Any],
+    size: int = 160,
+) -> Image.Image:
+    """Views in rows of colour, normals and depth, and below them facts and captions.
+
+    views: of any size, shown at `size` pixels, up to eight beside each other. captions: texts by level. facts: short
+    values by name. Long texts are wrapped, and cut after a dozen lines with an ellipsis. Normals show x, y, z as red,
+    green, blue; depth runs from light (near) to dark (far) within each view. No views raise `Omni123Error`.
+    """
+    if not views:
+        raise Omni123Error("an asset sheet needs at least one view")
+    font = ImageFont.load_default(FONT_SIZE)
+    blocks = -(-len(views) // MAX_COLUMNS)
+    columns = -(-len(views) // blocks)
+    step = size + CELL_GAP
+    width = max(LABEL_WIDTH + columns * step, MIN_TEXT_WIDTH) + 2 * MARGIN
+    text_width = width - 2 * MARGIN - 2 * LABEL_WIDTH
+    lines = [(name, line) for name, value in facts.items() for line in _labelled(str(value), font, text_width)]
+    for level, texts in captions.items():
+        lines += [(level, line) for text in texts for line in _labelled(f"- {text}", font, text_width)]
+
+    block = LINE + 3 * step
+    sheet = Image.new("RGB", (width, 2 * MARGIN + blocks * block + LINE * (len(lines) + 1)), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for number, view in enumerate(views):
+        x, y = MARGIN + LABEL_WIDTH + number % columns * step, MARGIN + number // columns * block
+        draw.text((x, y), _shortened(view.camera.name, font, size), fill=INK, font=font)
+        for row, (name, pixels) in enumerate(_pictures(view).items()):
+            top = y + LINE + row * step
+            if number % columns == 0:
+                draw.text((MARGIN, top + size // 2 - LINE // 2), name, fill=FAINT, font=font)
+            sheet.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX), (x, top))
+            draw.rectangle((x - 1, top - 1, x + size, top + size), outline=(225, 225, 225))
+    y = MARGIN + blocks * block + LINE // 2
+    previous = ""
+    for name, line in lines:
+        if name != previous:
+            draw.text((MARGIN, y), _shortened(name, font, 2 * LABEL_WIDTH - 8), fill=FAINT, font=font)
+        draw.text((MARGIN + 2 * LABEL_WIDTH, y), line, fill=INK, font=font)
+        previous = name
+        y += LINE
+    return sheet
+
+
+def _pictures(view: RenderedView) -> dict[str, np.ndarray]:
+    """(H,W,3) uint8 pictures of a view on white."""
+    outside = ~np.isfinite(view.depth)
+    normal = np.rint((view.normal + 1.0) * 127.5).astype(np.uint8)
+    normal[outside] = 255
+    depth = np.full(view.normal.shape, 255, dtype=np.uint8)
+    seen = view.depth[~outside]
+    if len(seen):
+        nearness = (seen.max() - seen) / max(float(np.ptp(seen)), 1e-6)
+        depth[~outside] = np.rint(40.0 + 185.0 * nearness)[:, None].astype(np.uint8)
+    return {"colour": view.on(), "normal": normal, "depth": depth}
+
+
+def _labelled(text: str, font: Any, width: int) -> list[str]:
+    """The lines of `text`, at most `MAX_LINES`."""
+    lines = _wrapped(text, font, width)
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], _shortened(lines[MAX_LINES - 1] + " \u2026", font, width)]
+    return lines
+
+
+def _wrapped(text: str, font: Any, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken between words, and within a word that is wider than a line."""
+    lines, line = [], ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if font.getlength(longer) <= width:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        while font.getlength(word) > width:
+            fits = _fitting(word, font, width)
+            lines.append(word[:fits])
+            word = word[fits:]
+        line = word
+    return [*lines, line] if line else lines or [""]
+
+
+def _fitting(word: str, font: Any, width: int) -> int:
+    """How many leading characters of `word` fit into `width` pixels, at least one."""
+    count = 1
+    while count < len(word) and font.getlength(word[: count + 1]) <= width:
+        count += 1
+    return count
+
+
+def _shortened(text: str, font: Any, width: int) -> str:
+    """`text`, cut with an ellipsis when it is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    return text[: _fitting(text, font, width - int(font.getlength("\u2026")) - 1)].rstrip(" \u2026") + "\u2026"
 
 
 def _fit(image: Image.Image, side: int) -> Image.Image:

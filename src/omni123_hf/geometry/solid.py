@@ -7,6 +7,7 @@ and what the flood cannot reach is solid: hollow double shells become filled, th
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ import trimesh
 from scipy import ndimage
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.mesh_queries import WindingField
 from omni123_hf.geometry.ragged import batches, expand
 
 
@@ -48,13 +50,18 @@ class SolidLabeler:
             return _signed_volume(self.vertices, self.faces)
         return float(self.solid_voxels.mean()) * (2 * FLOOD_BOUND) ** 3
 
+    @cached_property
+    def winding(self) -> WindingField:
+        """The winding number of the mesh; its tree is built at the first use."""
+        return WindingField(self.vertices, self.faces)
+
     def occupancy(self, points: np.ndarray) -> np.ndarray:
         """(N,3) to bool (N,), true inside."""
         points = np.ascontiguousarray(points, dtype=np.float64)
         if not np.isfinite(points).all():
             raise Omni123Error("query points are not finite")
         if self.solid_voxels is None:
-            return _winding_number(self.vertices, self.faces, points) > 0.5
+            return self.winding.number(points) > 0.5
         resolution = len(self.solid_voxels)
         cell = np.floor((points + FLOOD_BOUND) * (resolution / (2 * FLOOD_BOUND))).astype(np.int64)
         inside_grid = ((cell >= 0) & (cell < resolution)).all(axis=1)
@@ -88,14 +95,6 @@ def _is_solid(vertices: np.ndarray, faces: np.ndarray) -> bool:
 def _signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     return float(np.einsum("ij,ij->", a, np.cross(b, c))) / 6.0
-
-
-def _winding_number(vertices: np.ndarray, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
-    try:
-        import igl
-    except ImportError as error:
-        raise Omni123Error("labelling solids needs libigl; install it with: pip install 'omni123-hf[data]'") from error
-    return np.asarray(igl.fast_winding_number(vertices, faces, points))
 
 
 def flood_fill(triangles: np.ndarray, resolution: int) -> np.ndarray:
