@@ -1,0 +1,13 @@
+"""Captions at three lengths (paper §3.4): a three-stage conversation with a vision-language model, or templates.
+
+| module | what it decides |
+|---|---|
+| `result.py` | what every captioner returns |
+| `prompts.py`, `prompts/` | the words of the conversation, its categories and examples, and their version |
+| `schema.py`, `stages.py` | the form of each answer: JSON schema, and what a schema cannot say |
+| `backends.py` | the door to a model; `transformers_backend.py` and `openai_backend.py` stand behind it |
+| `conversation.py` | the three stages in one conversation, with repair turns |
+| `template.py` | the same result without a model |
+| `consistency.py`, `alignment.py` | which captions are kept |
+| `cache.py`, `runner.py` | many assets: nothing is paid for twice |
+"""
