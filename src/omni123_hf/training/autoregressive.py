@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
 from ..data.records import CAPTION_LEVELS
+from ..data.shards.training_tokens import open_training_tokens
 from ..data.store import AssetStore
 from ..data.tokens import TokenStore
 from ..errors import Omni123Error
@@ -229,7 +230,7 @@ def training_captions(store: AssetStore) -> list[str]:
 def train(recipe: Recipe) -> dict[str, float]:
     """Trains backbone and text encoders; writes the components of a pipeline to `final/`."""
     store = AssetStore.open(recipe.data["root"])
-    tokens = TokenStore.open(recipe.data["tokens"])
+    tokens = open_training_tokens(recipe.data)
     if tokens.info["data_hash"] != store.content_hash:
         raise Omni123Error("the tokens were made from another data set: run `omni123 train tokenize` again.")
     tokens.check(*(Path(recipe.data[name]) for name in ("shape_tokenizer", "image_tokenizer", "image_vae")))

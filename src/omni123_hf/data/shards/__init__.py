@@ -1,0 +1,53 @@
+"""Token shards: what training reads, as flat uint16 files with a Parquet manifest; see `docs/shards.md`.
+
+| module | what it decides |
+|---|---|
+| `format.py`, `manifest.py` | files, `shards.json`, rows of the manifest |
+| `writer.py` | one pool, resumable |
+| `tokenizers.py`, `store_tokens.py`, `edits.py`, `text.py` | where tokens and text embeddings come from |
+| `reader.py`, `order.py`, `streaming.py`, `statistics.py` | random access, order of records, streams, use of the codes |
+| `hub.py`, `card.py` | the same as a data set of the Hub |
+| `training_tokens.py` | the interface of the training stages |
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from omni123_hf.data.shards.edits import EditTokens, write_edits
+    from omni123_hf.data.shards.hub import export_hub_folder, push_to_hub
+    from omni123_hf.data.shards.reader import Pool, TokenShards
+    from omni123_hf.data.shards.streaming import ShuffledRecords, ShuffledStream, as_hf_stream, stream_from_hub
+
+_MODULES = {
+    "EditTokens": "edits",
+    "write_edits": "edits",
+    "export_hub_folder": "hub",
+    "push_to_hub": "hub",
+    "Pool": "reader",
+    "TokenShards": "reader",
+    "ShuffledRecords": "streaming",
+    "ShuffledStream": "streaming",
+    "as_hf_stream": "streaming",
+    "stream_from_hub": "streaming",
+}
+__all__ = [
+    "EditTokens",
+    "Pool",
+    "ShuffledRecords",
+    "ShuffledStream",
+    "TokenShards",
+    "as_hf_stream",
+    "export_hub_folder",
+    "push_to_hub",
+    "stream_from_hub",
+    "write_edits",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Late: pyarrow and datasets are extras, and the training stages import this package without using shards.
+    if name in _MODULES:
+        return getattr(import_module(f"omni123_hf.data.shards.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,135 @@
+"""A checkpoint's tokenizers, applied to rows of a prepared data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from omni123_hf.data.shards.format import Field, PoolLayout, image_field
+from omni123_hf.data.store import AssetStore
+from omni123_hf.data.tokens import weights_hash
+from omni123_hf.data.views import pixels_from_views
+from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.normalization import FIELD_BOUND
+from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
+from omni123_hf.modeling.modeling_image_vae import Omni123ImageVAE
+from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
+
+
+TOKENIZERS = {
+    "shape_tokenizer": Omni123ShapeTokenizer,
+    "image_vae": Omni123ImageVAE,
+    "image_tokenizer": Omni123ImageTokenizer,
+}
+NEEDED = {
+    "shapes": ("shape_tokenizer",),
+    "images": ("image_vae", "image_tokenizer"),
+    "pairs": ("shape_tokenizer", "image_vae", "image_tokenizer"),
+}
+
+
+@dataclass
+class StoreTokenizers:
+    """The tokenizers of one checkpoint, those that it has, with the hashes of their weights."""
+
+    shape_tokenizer: Omni123ShapeTokenizer | None
+    image_vae: Omni123ImageVAE | None
+    image_tokenizer: Omni123ImageTokenizer | None
+    hashes: dict[str, str]
+
+    @classmethod
+    def load(cls, folders: dict[str, Path], device: torch.device | str = "cpu") -> StoreTokenizers:
+        """Load in float32. folders: component to its folder, any of `TOKENIZERS`.
+
+        Raises `Omni123Error` for weights that are missing, incomplete or not those of the component.
+        """
+        models = {name: load_component(TOKENIZERS[name], path, device) for name, path in folders.items()}
+        hashes = {name: weights_hash(path) for name, path in folders.items()}
+        return cls(**{name: models.get(name) for name in TOKENIZERS}, hashes=hashes)
+
+    def check(self, pool: str) -> None:
+        """Raises `Omni123Error` for a pool of another kind and for one whose tokenizers are not there."""
+        if pool not in NEEDED:
+            raise Omni123Error(f"a prepared data set has no pool {pool!r}; choose one of {', '.join(NEEDED)}")
+        missing = [name for name in NEEDED[pool] if getattr(self, name) is None]
+        if missing:
+            raise Omni123Error(
+                f"the checkpoint has no {' and no '.join(missing)}, which the pool {pool!r} needs; choose another pool or "
+                "checkpoint"
+            )
+
+    def default_pool(self) -> str:
+        """The pool with most in it that these tokenizers can fill. Raises `Omni123Error` when there is none."""
+        for pool in ("pairs", "shapes", "images"):
+            if all(getattr(self, name) is not None for name in NEEDED[pool]):
+                return pool
+        raise Omni123Error("the checkpoint has no shape tokenizer and no image tokenizer; choose another checkpoint")
+
+    def check_store(self, store: AssetStore) -> None:
+        """Raises `Omni123Error` when the views of the store have another size than the image VAE reads."""
+        if self.image_vae is None:
+            return
+        size = self.image_vae.config.image_size
+        if store.sizes.view_size != size:
+            raise Omni123Error(
+                f"the data set has views of {store.sizes.view_size} pixels and the checkpoint's image_vae reads {size}; "
+                f"prepare the data set with views of {size} pixels, or choose another checkpoint"
+            )
+
+    def shape_field(self) -> Field:
+        assert self.shape_tokenizer is not None
+        config = self.shape_tokenizer.config
+        return Field("shape_tokens", "shape", config.num_latents, config.num_codes)
+
+    def image_field(self, name: str) -> Field:
+        assert self.image_tokenizer is not None
+        config = self.image_tokenizer.config
+        return Field(name, "image", config.num_tokens, config.num_codes)
+
+    @torch.no_grad()
+    def encode_shapes(self, store: AssetStore, rows: np.ndarray) -> np.ndarray:
+        """(B,) rows to shape codes (B, Ls)."""
+        assert self.shape_tokenizer is not None
+        surface = torch.from_numpy(store.surface(rows)).to(self.shape_tokenizer.device)
+        # Half precision may push a point on the border of the box just outside it.
+        points, normals = surface[..., :3].clamp(-FIELD_BOUND, FIELD_BOUND), surface[..., 3:]
+        return self.shape_tokenizer.encode(points, normals).cpu().numpy()
+
+    @torch.no_grad()
+    def encode_images(self, store: AssetStore, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """(B,) rows and, for each, its views (B, V) by column of the store, to image codes (B, V, Li)."""
+        assert self.image_vae is not None and self.image_tokenizer is not None
+        views = store.views(rows)[np.arange(len(rows))[:, None], columns]
+        pixels = pixels_from_views(views).to(self.image_vae.device)
+        codes = self.image_tokenizer.encode(self.image_vae.encode(pixels.flatten(0, 1)))
+        return codes.unflatten(0, columns.shape).cpu().numpy()
+
+
+def load_component(model_class: type[PreTrainedModel], folder: Path, device: torch.device | str) -> Any:
+    """One model in float32 and evaluation mode. Raises `Omni123Error` for a folder that does not hold it whole."""
+    try:
+        loaded: Any = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise Omni123Error(f"cannot load {folder.name} of the checkpoint: {type(error).__name__}: {line}") from error
+    model, report = loaded
+    # transformers fills what a file lacks with random numbers and only warns: tokens of noise would look like any others.
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise Omni123Error(f"{folder.name} lacks {len(missing)} tensor(s), for example {missing[0]}; copy it again")
+    return model.eval().to(device)
+
+
+def store_layout(tokenizers: StoreTokenizers, pool: str, views: Sequence[str]) -> PoolLayout:
+    """The fields of a record: shape codes first, then the codes of each view."""
+    if pool == "images":
+        return PoolLayout(pool, (tokenizers.image_field("image_tokens"),))
+    images = [tokenizers.image_field(image_field(name)) for name in views] if pool == "pairs" else []
+    return PoolLayout(pool, (tokenizers.shape_field(), *images))

@@ -1,0 +1,79 @@
+"""`omni123 data tokenize`, `token-stats` and `push-tokens` as a user runs them."""
+
+import json
+import shutil
+
+import pytest
+from tiny_store import write_tiny_store
+
+from omni123_hf.cli.main import main
+from omni123_hf.data.shards.reader import TokenShards
+
+
+def call(*arguments: object) -> int:
+    """Exit code of the command with these arguments."""
+    with pytest.raises(SystemExit) as caught:
+        main(["data", *(str(argument) for argument in arguments)])
+    return caught.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A prepared data set, read only."""
+    return write_tiny_store(tmp_path_factory.mktemp("data") / "store").folder
+
+
+@pytest.fixture(scope="module")
+def written(data, tiny_pipeline_folder, tmp_path_factory):
+    """Shards as the command writes them, read only."""
+    out = tmp_path_factory.mktemp("out") / "shards"
+    options = ("--shards", 2, "--view", "three_quarter", "--view", "front", "--text-embeddings")
+    assert call("tokenize", data, "--checkpoint", tiny_pipeline_folder, "--out", out, *options) == 0
+    return out
+
+
+def test_tokenize_writes_shards_that_name_their_checkpoint(written, data, tiny_pipeline_folder, capsys):
+    shards = TokenShards.open(written, verify=True)
+    shards.check_checkpoint(tiny_pipeline_folder)
+    pool = shards["pairs"]
+    assert pool.layout.views() == ["three_quarter", "front"] and len(pool.shards_of("train")) == 2
+    assert pool.info.origin["checkpoint"].startswith("tiny (revision ")
+    assert str(written.parent) not in (written / "shards.json").read_text()
+    assert set(pool.text_embeddings(0)) == {"text_encoder", "text_encoder_2"}
+
+
+def test_token_stats_in_words_and_as_json(written, capsys):
+    assert call("token-stats", written, "--verify") == 0
+    text = capsys.readouterr().out
+    assert "16 records of 40 codes" in text and "CC0-1.0" in text and "of its codes used" in text
+    assert call("token-stats", written, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["pairs"]["splits"] == {"train": 12, "validation": 4} and facts["pairs"]["shards"] == 3
+    assert 0 < facts["pairs"]["code_use"]["shape_tokens"] <= 1
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(data, written, tiny_pipeline_folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_pipeline_folder, damaged)
+    (damaged / "shape_tokenizer/model.safetensors").write_bytes(b"xx")
+    changed = tmp_path / "changed"
+    shutil.copytree(written, changed)
+    (changed / "pairs/train-00000.bin").write_bytes(b"x")
+    good = ("--checkpoint", tiny_pipeline_folder, "--out", out)
+    for arguments, message in (
+        (("tokenize", tmp_path, *good), "no finished data set"),
+        (("tokenize", data, "--checkpoint", "no such", "--out", out), "unknown checkpoint"),
+        (("tokenize", data, "--checkpoint", damaged, "--out", out), "corrupt or truncated"),
+        (("tokenize", data, "--checkpoint", "omni123-mini", "--out", out), "views of 16 pixels"),
+        (("tokenize", data, *good, "--pool", "meshes"), "no pool 'meshes'"),
+        (("tokenize", data, *good, "--shards", 13), "cannot fill 13 shards"),
+        (("tokenize", data, "--checkpoint", tiny_pipeline_folder, "--out", written), "shards of another run"),
+        (("token-stats", tmp_path), "no finished token shards"),
+        (("token-stats", changed), "is damaged"),
+        (("push-tokens", changed, "someone/x"), "is damaged"),
+    ):
+        assert call(*arguments) == 2, arguments
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert message in lines[-1] and lines[-1].startswith("error: "), lines
+        assert not out.exists()
