@@ -12,7 +12,14 @@ from omni123_hf.errors import Omni123Error
 
 
 KINDS = ("add", "remove", "replace", "resize")
-COMPARATIVES = {"big": "bigger", "fat": "fatter", "slim": "slimmer", "thin": "thinner", "wide": "wider"}
+COMPARATIVES = {
+    "big": "bigger",
+    "fat": "fatter",
+    "flat": "flatter",
+    "slim": "slimmer",
+    "thin": "thinner",
+    "wide": "wider",
+}
 MINIMUM_RESIZE = 0.3  # part of the range; a smaller change would hardly be seen
 
 

@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 
 from ...errors import Omni123Error
+from . import fluent_emoji
+from .npm import fetch_packages
 
 
 PACKAGES = {"sweethome3d": "sweethome3d-furniture", "ldraw": "ldraw-parts"}
@@ -27,14 +29,18 @@ TIMEOUT_SECONDS = 1800
 
 
 def fetch(name: str, out: Path | str, apt_root: Path = Path("/etc/apt")) -> Path:
-    """Folder `out/name` with the unpacked package of the source `name` ("sweethome3d" or "ldraw").
+    """Folder `out/name` with the unpacked package of the source `name` ("sweethome3d", "ldraw", "fluent-emoji").
+
+    Pictures come from npm, see `npm.fetch_packages`; what follows is about the Debian packages.
 
     A folder that is already there is returned untouched. The download is checked against the SHA-256 of apt's signed
     metadata, unpacked beside the target and moved into place at the end. Raises Omni123Error when apt is missing, has
     no usable sources, or cannot reach them.
     """
+    if name == fluent_emoji.NAME:
+        return fetch_packages(name, fluent_emoji.PACKAGES, out)
     if name not in PACKAGES:
-        raise Omni123Error(f"unknown source {name!r}; known: {', '.join(PACKAGES)}")
+        raise Omni123Error(f"unknown source {name!r}; known: {', '.join([*PACKAGES, fluent_emoji.NAME])}")
     package, target = PACKAGES[name], Path(out) / name
     if target.exists():
         return target
