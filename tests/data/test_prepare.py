@@ -1,60 +1,24 @@
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import trimesh
+from preparation_assets import CAPTIONS, SMALL, WHOLE, FakeAsset
 
-from omni123_hf.data.prepare import (
-    AssetRejected,
-    ParametricSpec,
-    PreparationConfig,
-    parametric_assets,
-    prepare_asset,
-    prepare_dataset,
-)
+from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
+from omni123_hf.data.captioning.result import CaptionResult, Provenance
+from omni123_hf.data.preparation_config import MINI, PreparationConfig, load_config
+from omni123_hf.data.prepare import ParametricSpec, parametric_assets, prepare_asset, prepare_dataset
+from omni123_hf.data.statistics import store_statistics
 from omni123_hf.data.store import AssetStore
-from omni123_hf.errors import Omni123Error
-
-
-CAPTIONS = {"short": ["a ball"], "medium": ["a plain round ball"], "long": ["a plain round ball and nothing else"]}
-SMALL = PreparationConfig(surface_points=64, queries=256, view_size=16, supersample=1, shard_size=3)
-
-
-@dataclass(frozen=True)
-class FakeAsset:
-    """A real asset as a source would give it, at module level so that worker processes can unpickle it."""
-
-    id: str
-    kind: str = "ball"
-    source: str = "fake"
-    category: str = "ball"
-    captions: dict[str, list[str]] = field(default_factory=lambda: CAPTIONS)
-    licence: str = "CC0-1.0"
-    attribution: str = "nobody"
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    def load(self) -> trimesh.Trimesh:
-        mesh = trimesh.creation.icosphere(2, 5.0)
-        if self.kind == "nan":
-            mesh.vertices[0] = np.nan
-        if self.kind == "empty":
-            return trimesh.Trimesh()
-        if self.kind == "thin":
-            return trimesh.creation.box((1.0, 0.001, 0.001))
-        if self.kind == "broken":
-            raise OSError("cannot read this file")
-        if self.kind == "slow":
-            time.sleep(5)
-        return mesh
+from omni123_hf.errors import Omni123Error, RejectedError
+from omni123_hf.geometry.filters import FilterConfig
 
 
 def test_prepare_asset_labels_a_sphere_at_the_stored_points():
-    prepared = prepare_asset(FakeAsset("fake/ball"), PreparationConfig(queries=4096))
+    prepared = prepare_asset(FakeAsset("fake/ball"), replace(MINI, queries=4096))
     radius = np.linalg.norm(prepared.arrays["queries"].astype(np.float64), axis=1)
     inside = np.unpackbits(prepared.arrays["occupancy"]).astype(bool)
     assert inside[radius < 0.93].all() and not inside[radius > 0.961].any()
@@ -63,64 +27,148 @@ def test_prepare_asset_labels_a_sphere_at_the_stored_points():
     assert prepared.record.captions == CAPTIONS
 
 
+def test_the_preset_mini_still_gives_the_shipped_data():
+    # Content hash of this asset in the data set that the shipped checkpoint was trained on.
+    prepared = prepare_asset(ParametricSpec("barrel", 0), MINI)
+    assert prepared.record.content_hash.startswith("0674648f5e0d4491")
+
+
+def test_everything_that_the_default_adds():
+    prepared = prepare_asset(FakeAsset("fake/box", "box"), replace(WHOLE, queries=2048))
+    arrays, attributes = prepared.arrays, prepared.record.attributes
+    inside = np.unpackbits(arrays["occupancy"]).astype(bool)
+    distance = arrays["signed_distance"].astype(np.float64)
+    places = arrays["queries"].astype(np.float64)
+    outside = np.abs(places) - np.array([0.48, 0.96, 0.48])
+    exact = np.where((outside < 0).all(axis=1), -outside.max(axis=1), -np.linalg.norm(outside.clip(0), axis=1)).clip(
+        -0.1, 0.1
+    )
+    np.testing.assert_allclose(distance, exact, atol=2e-4)
+    assert ((distance > 0) == inside).all()
+    assert np.unpackbits(arrays["sharp_flags"]).all()
+    on_edge = (np.abs(np.abs(arrays["sharp"][:, :3].astype(float)) - [0.48, 0.96, 0.48]) < 1e-3).sum(axis=1)
+    assert (on_edge >= 2).all()
+    assert arrays["random_views"].shape == (2, 16, 16, 4) and arrays["random_views"][..., 3].max(axis=(1, 2)).min() > 0
+    assert len(attributes["random_views"]) == 2 and attributes["random_views"][0]["lighting"]["lights"]
+    qa = attributes["qa"]
+    assert qa["solid"]["method"] == "closed" and abs(qa["solid"]["volume"] - 0.96 * 1.92 * 0.96) < 1e-6
+    assert qa["round_trip"]["volume_iou"] > 0.97 and all(finding["passed"] for finding in qa["filters"])
+    assert {"load", "filters", "solid", "samples", "round_trip", "views"} <= set(prepared.seconds)
+
+
+def test_an_open_mesh_is_repaired_and_said_to_be():
+    prepared = prepare_asset(FakeAsset("fake/open", "open"), replace(WHOLE, min_volume_iou=0.8))
+    solid = prepared.record.attributes["qa"]["solid"]
+    assert solid["reason"] == "open" and solid["method"] in ("winding", "flood") and prepared.method == "winding"
+    assert abs(solid["volume"] - 4 / 3 * np.pi * 0.96**3) < 0.2
+
+
+def test_vertices_of_no_face_do_not_matter():
+    whole = prepare_asset(FakeAsset("fake/a"), WHOLE).record
+    assert prepare_asset(FakeAsset("fake/a", "stray"), WHOLE).record.content_hash == whole.content_hash
+
+
 def test_an_asset_is_the_same_in_any_shard_and_differs_by_seed():
-    first = prepare_asset(FakeAsset("fake/a"), SMALL).record.content_hash
-    assert first == prepare_asset(FakeAsset("fake/a"), SMALL).record.content_hash
-    other = PreparationConfig(surface_points=64, queries=256, view_size=16, supersample=1, seed=1)
-    assert first != prepare_asset(FakeAsset("fake/a"), other).record.content_hash
+    first = prepare_asset(FakeAsset("fake/a"), WHOLE).record
+    again = prepare_asset(FakeAsset("fake/a"), WHOLE).record
+    assert first.to_dict() == again.to_dict()
+    assert first.content_hash != prepare_asset(FakeAsset("fake/a"), replace(WHOLE, seed=1)).record.content_hash
 
 
 @pytest.mark.parametrize("kind, reason", [("nan", "not_finite"), ("empty", "empty"), ("thin", "too_thin")])
 def test_unusable_assets_are_rejected_with_a_reason(kind, reason):
-    with pytest.raises(AssetRejected) as caught:
+    with pytest.raises(RejectedError) as caught:
         prepare_asset(FakeAsset("fake/x", kind), SMALL)
     assert caught.value.reason == reason
 
 
+def test_filters_and_the_round_trip_reject():
+    with pytest.raises(RejectedError) as caught:
+        prepare_asset(FakeAsset("fake/x"), replace(WHOLE, filters=FilterConfig(min_faces=10_000)))
+    assert caught.value.reason == "too_few_faces"
+    with pytest.raises(RejectedError) as caught:
+        prepare_asset(FakeAsset("fake/x"), replace(WHOLE, min_volume_iou=0.99999))
+    assert caught.value.reason == "round_trip_volume"
+
+
+def test_a_licence_that_is_not_stated_is_refused_unless_allowed():
+    asset = FakeAsset("fake/x", licence=UNKNOWN_LICENCE)
+    with pytest.raises(RejectedError) as caught:
+        prepare_asset(asset, SMALL)
+    assert caught.value.reason == "unknown_licence"
+    assert prepare_asset(asset, replace(SMALL, allow_unknown_licence=True)).record.licence == UNKNOWN_LICENCE
+
+
+def test_captions_are_given_or_filled_or_asked_for():
+    bare = FakeAsset("fake/x", captions={"short": ["red ball"], "medium": [], "long": []})
+    assert prepare_asset(bare, SMALL).record.captions["medium"] == []
+    filled = prepare_asset(bare, replace(SMALL, captions="template")).record
+    assert filled.captions["short"] == ["red ball"] and "red ball" in filled.captions["medium"][0]
+    assert 40 <= len(filled.captions["long"][0].split()) <= 70
+    assert filled.attributes["caption_source"] == "given+template"
+    with pytest.raises(RejectedError) as caught:
+        prepare_asset(FakeAsset("fake/x", captions={"short": [], "medium": [], "long": []}), SMALL)
+    assert caught.value.reason == "no_caption"
+
+    class Painter:
+        """Names the colour of the middle of the front view: the pictures must reach it."""
+
+        identity = {"model": "painter"}
+
+        def caption(self, request):
+            grey = request.views["front"].getpixel((8, 8))[0]
+            words = {"short": [f"ball of {grey}"], "medium": ["a ball"], "long": ["a ball"]}
+            return CaptionResult(
+                request.asset_id, words, "sphere", "ball", Provenance("conversation", "painter", "v1")
+            )
+
+    record = prepare_asset(bare, SMALL, captioner=Painter()).record
+    assert record.category == "sphere" and record.attributes["captioning"]["model"] == "painter"
+    assert record.captions["short"] != ["ball of 255"] and record.attributes["captioning"]["given"]["short"] == [
+        "red ball"
+    ]
+
+
 def test_bad_assets_never_stop_the_run(tmp_path):
-    kinds = ["ball", "nan", "ball", "broken", "slow", "thin", "ball"]
-    config = PreparationConfig(**{**vars(SMALL), "seconds_per_asset": 1.0})
-    store = prepare_dataset([FakeAsset(f"fake/{i}", k) for i, k in enumerate(kinds)], tmp_path, 1, config, False)
-    assert [r.id for r in store.records] == ["fake/0", "fake/2", "fake/6"]
+    kinds = ["ball", "nan", "ball", "broken", "slow", "thin", "crash", "hungry", "ball"]
+    config = replace(SMALL, seconds_per_asset=3.0, memory_per_asset_mib=1024)
+    store = prepare_dataset([FakeAsset(f"fake/{i}", k) for i, k in enumerate(kinds)], tmp_path, 2, config, False)
+    assert [r.id for r in store.records] == ["fake/0", "fake/2", "fake/8"]
     rejected = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
     assert [(r["id"], r["reason"]) for r in rejected] == [
-        ("fake/1", "not_finite"), ("fake/3", "error:OSError"), ("fake/4", "too_slow"), ("fake/5", "too_thin"),
+        ("fake/1", "not_finite"), ("fake/3", "exception"), ("fake/4", "timeout"), ("fake/5", "too_thin"),
+        ("fake/6", "crashed"), ("fake/7", "out_of_memory"),
     ]  # fmt: skip
     assert store.surface(2).shape == (64, 6) and store.views(0).shape == (7, 16, 16, 4)
+    outcome = store.summary["settings"]["outcome"]
+    assert (outcome["kept"], outcome["repaired"], outcome["rejected"]) == (3, 0, 6)
+    assert outcome["rejected_by_reason"]["crashed"] == 1
+    assert not (tmp_path / "shards").exists()
 
 
-def test_a_stopped_run_goes_on_and_other_settings_are_refused(tmp_path, monkeypatch):
-    import omni123_hf.data.prepare as module
+def test_a_store_with_every_optional_array_is_read_back_and_summed_up(tmp_path):
+    assets = [FakeAsset("fake/ball"), FakeAsset("fake/box", "box"), FakeAsset("fake/open", "open")]
+    store = prepare_dataset(assets, tmp_path, 1, replace(WHOLE, min_volume_iou=0.8), False)
+    sharp, flags = store.sharp(1)
+    assert sharp.shape == (16, 6) and flags.all() and not store.sharp(0)[1].any()
+    assert (store.signed_distance(0) > 0).tolist() == store.occupancy(0).tolist()
+    assert store.random_views(np.array([0, 2])).shape == (2, 2, 16, 16, 4)
+    values = store_statistics(tmp_path)
+    assert values["outcome"] == {"kept": 2, "repaired": 1, "rejected": 0, "rejected_by_reason": {}}
+    assert values["quality"]["volume_iou"]["min"] > 0.8 and "thin_walls" in values["filters"]
+    assert values["arrays"]["random_views"] == [2, 16, 16, 4] and values["seconds"]["views"]["max"] > 0
 
-    assets = [FakeAsset(f"fake/{i}") for i in range(7)]
-    whole = prepare_dataset(assets, tmp_path / "whole", 1, SMALL, False)
-    real, calls = module.prepare_shard, []
 
-    def stop_at_the_second(chunk, path, config):
-        calls.append(path.name)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(chunk, path, config)
-
-    monkeypatch.setattr(module, "prepare_shard", stop_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_dataset(assets, tmp_path / "part", 1, SMALL, False)
-    with pytest.raises(Omni123Error, match="no finished data set"):
-        AssetStore.open(tmp_path / "part")
+def test_a_finished_run_is_opened_and_other_settings_are_refused(tmp_path):
+    assets = [FakeAsset(f"fake/{i}") for i in range(2)]
+    store = prepare_dataset(assets, tmp_path, 1, SMALL, False)
+    before = (tmp_path / "dataset.json").stat().st_mtime_ns
+    assert prepare_dataset(assets, tmp_path, 1, SMALL, False).content_hash == store.content_hash
+    assert (tmp_path / "dataset.json").stat().st_mtime_ns == before
     with pytest.raises(Omni123Error, match="other assets or settings"):
-        prepare_dataset(assets[:3], tmp_path / "part", 1, SMALL, False)
-    calls.clear()
-    calls += ["x", "y"]
-    store = prepare_dataset(assets, tmp_path / "part", 1, SMALL, False)
-    assert calls[2:] == ["00001.npz", "00002.npz"]
-    assert store.content_hash == whole.content_hash
-
-
-def test_worker_processes_give_the_same_data(tmp_path):
-    assets = [FakeAsset(f"fake/{i}") for i in range(4)]
-    one = prepare_dataset(assets, tmp_path / "one", 1, SMALL, False)
-    two = prepare_dataset(assets, tmp_path / "two", 2, SMALL, False)
-    assert one.content_hash == two.content_hash
+        prepare_dataset(assets[:1], tmp_path, 1, SMALL, False)
+    with pytest.raises(Omni123Error, match="other assets or settings"):
+        prepare_dataset(assets, tmp_path, 1, replace(SMALL, seed=1), False)
 
 
 def test_duplicate_ids_and_empty_lists_are_refused(tmp_path):
@@ -155,3 +203,29 @@ def test_a_missing_labeller_is_said_before_closed_meshes_are_rejected_one_by_one
     with pytest.raises(Omni123Error, match="needs libigl"):
         prepare_dataset([FakeAsset("fake/ball")], tmp_path / "out", config=SMALL, show_progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_come_from_presets_and_files_and_bad_ones_are_named(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("queries: 4096\nfilters:\n  min_faces: 5\nlimits:\n  max_faces: 1000\n")
+    config = load_config("full", file, seed=3)
+    assert (config.queries, config.surface_points, config.seed) == (4096, 80_000, 3)
+    assert config.filters.min_faces == 5 and config.filters.max_faces == 300_000 and config.limits.max_faces == 1000
+    file.write_text("filters: null\n")
+    assert load_config("default", file).filters is None
+    for text, message in [
+        ("querys: 5", "unknown settings querys"),
+        ("filters:\n  thin: 5", "unknown settings filters.thin"),
+        ("queries: 5", "multiple of 8"),
+        ("solid: hollow", "watertight or flood"),
+        ("solid: flood", "round trip needs"),
+        ("seconds_per_asset: soon", "wrong type"),
+        ("- a", "name: value"),
+        ("a: [", "not a readable YAML"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(Omni123Error, match=message):
+            load_config("default", file)
+    with pytest.raises(Omni123Error, match="unknown preset"):
+        load_config("huge")
+    assert PreparationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

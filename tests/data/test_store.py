@@ -126,3 +126,54 @@ def test_merging_never_overwrites_what_it_reads(tmp_path):
         merge_stores([tmp_path / "a"], tmp_path / "." / "a")
     assert (tmp_path / "a" / "surface.npy").read_bytes() == before
     assert len(merge_stores([tmp_path / "a"], tmp_path / "b")) == len(AssetStore.open(tmp_path / "a"))
+
+
+WITH_ALL = StoreSizes(8, 16, 4, sharp_points=8, signed_distance=True, random_views=2)
+
+
+def write_with_all(folder, prefix: str = "a") -> AssetStore:
+    writer = StoreWriter(folder, 2, WITH_ALL)
+    for i in range(2):
+        rng = np.random.default_rng(i)
+        more = {
+            "sharp": rng.standard_normal((8, 6)).astype(np.float16),
+            "sharp_flags": np.packbits(np.arange(8) < 4 * i),
+            "signed_distance": rng.standard_normal(16).astype(np.float16),
+            "random_views": rng.integers(0, 256, (2, 4, 4, 4), dtype=np.uint8),
+        }
+        writer.append(record(f"{prefix}{i}"), arrays(i) | more)
+    return writer.close()
+
+
+def test_optional_arrays_are_written_read_and_merged(tmp_path):
+    store = write_with_all(tmp_path / "one")
+    write_with_all(tmp_path / "two", "b")
+    merged = merge_stores([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    for row, each in ((1, store), (3, merged)):
+        points, flags = each.sharp(row)
+        assert points.dtype == np.float32 and points.shape == (8, 6) and flags.tolist() == [True] * 4 + [False] * 4
+        assert each.signed_distance(row).shape == (16,) and each.random_views(np.array([0, row])).shape == (
+            2,
+            2,
+            4,
+            4,
+            4,
+        )
+    np.testing.assert_array_equal(merged.raw("signed_distance")[2], store.raw("signed_distance")[0])
+
+
+def test_a_store_without_optional_arrays_stays_as_it_was(tmp_path):
+    store = write(tmp_path / "plain")
+    assert "optional" not in store.summary and len(list((tmp_path / "plain").glob("*.npy"))) == 4
+    with pytest.raises(Omni123Error, match="prepared without signed_distance"):
+        store.signed_distance(0)
+    write_with_all(tmp_path / "all")
+    with pytest.raises(Omni123Error, match="different sizes or optional arrays"):
+        merge_stores([tmp_path / "plain", tmp_path / "all"], tmp_path / "both")
+    summary = json.loads((tmp_path / "all" / "dataset.json").read_text())
+    summary["optional"]["smell"] = 3
+    (tmp_path / "all" / "dataset.json").write_text(json.dumps(summary))
+    with pytest.raises(Omni123Error, match="does not know"):
+        AssetStore.open(tmp_path / "all")
+    with pytest.raises(Omni123Error, match="multiple of 8"):
+        StoreSizes(sharp_points=3)

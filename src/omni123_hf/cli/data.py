@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omni123_hf.cli.data_tokens import register as register_token_commands
 from omni123_hf.errors import Omni123Error
 
 
-PARAMETRIC = "parametric"
+if TYPE_CHECKING:
+    from omni123_hf.data.prepare_asset import Captioner
 
 data_app = typer.Typer(
     help="Fetch sources, prepare data sets and look at them.", no_args_is_help=True, rich_markup_mode=None
+)
+register_token_commands(data_app)
+
+SOURCE_HELP = (
+    "parametric, sweethome3d, ldraw; a folder of meshes; a table (.csv, .parquet, .jsonl); a datasets folder; a data set "
+    "on the Hub (OWNER/NAME). LABEL=PATH names a source."
 )
 
 
@@ -32,29 +41,77 @@ def fetch(
 
 @data_app.command()
 def prepare(
-    sources: Annotated[list[str], typer.Argument(help="parametric, sweethome3d, ldraw.", metavar="SOURCE...")],
+    sources: Annotated[list[str], typer.Argument(help=SOURCE_HELP, metavar="SOURCE...")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the data set; a stopped run goes on there.")],
     raw: Annotated[Path, typer.Option("--raw", help="Folder that holds what `fetch` wrote.")] = Path("data/raw"),
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine.")] = 1,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray (RAY_ADDRESS names the cluster).")] = "local",
+    preset: Annotated[str, typer.Option("--preset", help="default, mini or full; see docs/data.md.")] = "default",
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings that differ.")] = None,
     per_category: Annotated[
         int | None,
         typer.Option("--per-category", min=1, help="Most assets a category (parametric: exactly; 100 if not given)."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most assets a source.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of programs, samples and splits.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of programs, samples and splits.")] = None,
+    licence: Annotated[str, typer.Option("--licence", help="SPDX licence of assets that state none.")] = "",
+    attribution: Annotated[str, typer.Option("--attribution", help="Credit line of assets that state none.")] = "",
+    allow_unknown_licence: Annotated[
+        bool, typer.Option("--allow-unknown-licence", help="Keep assets whose licence is not stated.")
+    ] = False,
+    up: Annotated[str, typer.Option("--up", help="Axis that points up in the files: y or z.")] = "y",
+    captions: Annotated[
+        str | None, typer.Option("--captions", help="given, or template to fill the lengths that are missing.")
+    ] = None,
+    caption_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--caption-endpoint", help="OpenAI-compatible address of a vision-language model, ending in /v1."
+        ),
+    ] = None,
+    caption_model: Annotated[str | None, typer.Option("--caption-model", help="Name of the model there.")] = None,
+    caption_cache: Annotated[
+        Path, typer.Option("--caption-cache", help="Folder of answers, kept between runs.")
+    ] = Path("data/captions"),
 ) -> None:
-    """Normalise, label, sample and render the assets of one or more sources into one data set."""
-    from omni123_hf.data.prepare import PreparationConfig, prepare_dataset
+    """Make solid, filter, sample, label and render the assets of one or more sources into one data set."""
+    from omni123_hf.data.inputs import InputOptions, read_source
+    from omni123_hf.data.inputs.read import check_licences
+    from omni123_hf.data.preparation_config import load_config
+    from omni123_hf.data.prepare import prepare_dataset
 
     if len(set(sources)) != len(sources):
         raise Omni123Error(f"a source is given twice: {' '.join(sources)}; name each once")
+    if up not in ("y", "z"):
+        raise Omni123Error(f"--up must be y or z, got {up!r}")
+    if engine not in ("local", "ray"):
+        raise Omni123Error(f"--engine must be local or ray, got {engine!r}")
+    changes: dict[str, Any] = {"seed": seed, "captions": captions}
+    changes["allow_unknown_licence"] = allow_unknown_licence or None
+    settings = load_config(preset, config, **{name: value for name, value in changes.items() if value is not None})
+    captioner = endpoint_captioner(caption_endpoint, caption_model, caption_cache)
+    options = InputOptions(raw, per_category, limit, settings.seed, licence, attribution, "z" if up == "z" else "y")
     assets: list[Any] = []
     for name in sources:
-        chosen = choose_assets(name, raw, per_category, limit, seed)
+        chosen = read_source(name, options)
+        if not settings.allow_unknown_licence:
+            check_licences(chosen, name)
         typer.echo(f"{name}: {len(chosen)} assets")
         assets += chosen
-    store = prepare_dataset(assets, out, workers=workers, config=PreparationConfig(seed=seed))
+    store = prepare_dataset(
+        assets,
+        out,
+        workers=workers,
+        config=settings,
+        engine="ray" if engine == "ray" else "local",
+        captioner=captioner,
+    )
+    outcome = store.summary["settings"].get("outcome", {})
     typer.echo(f"{out}: {len(store)} prepared, {len(assets) - len(store)} rejected")
+    for name in ("kept", "repaired", "rejected"):
+        typer.echo(f"  {name:<32} {outcome[name]:>7}")
+    for reason, count in outcome["rejected_by_reason"].items():
+        typer.echo(f"    {reason:<30} {count:>7}")
 
 
 @data_app.command()
@@ -70,59 +127,46 @@ def merge(
 
 
 @data_app.command()
-def stats(folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")]) -> None:
-    """Counts of a prepared data set by split, source, licence and category."""
+def stats(
+    folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Outcome, splits, licences, captions, filter values and quality of a prepared data set."""
+    from omni123_hf.data.statistics import statistics_text, store_statistics
+
+    values = store_statistics(folder)
+    typer.echo(json.dumps(values, indent=2, ensure_ascii=False) if as_json else statistics_text(folder, values))
+
+
+@data_app.command()
+def view(
+    folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
+    asset_id: Annotated[str, typer.Option("--id", help="Id of the asset, as in manifest.jsonl.")],
+    out: Annotated[Path, typer.Option("--out", help="PNG file to write.")],
+) -> None:
+    """Draw one asset: its views, its surface samples, captions and quality figures."""
+    from omni123_hf.data.asset_picture import picture_of
     from omni123_hf.data.store import AssetStore
 
-    store = AssetStore.open(folder)
-    typer.echo(f"{folder}: {len(store)} assets, content hash {store.content_hash[:16]}")
-    for title, key in (("split", "split"), ("source", "source"), ("licence", "licence"), ("category", "category")):
-        typer.echo(f"by {title}:")
-        for value, count in Counter(getattr(record, key) for record in store.records).most_common():
-            typer.echo(f"  {value:<32} {count:>7}")
-    words = [len(text.split()) for record in store.records for texts in record.captions.values() for text in texts]
-    typer.echo(f"captions: {len(words)}, {sum(words) / len(words):.1f} words on average")
-    reasons = rejection_reasons(folder / "rejected.jsonl")
-    if reasons:
-        typer.echo("rejected:")
-        for reason, count in reasons.most_common():
-            typer.echo(f"  {reason:<32} {count:>7}")
+    if out.suffix.lower() != ".png":
+        raise Omni123Error(f"--out must be a .png file, got {out}")
+    picture = picture_of(AssetStore.open(folder), asset_id)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, out)
+    typer.echo(out)
 
 
-def choose_assets(name: str, raw: Path, per_category: int | None, limit: int | None, seed: int) -> list[Any]:
-    """Assets of one source; with a limit, categories take turns, so that a small data set still has all of them."""
-    from omni123_hf.data.prepare import parametric_assets
-    from omni123_hf.data.sources import SOURCES, iter_assets
+def endpoint_captioner(endpoint: str | None, model: str | None, cache: Path) -> Captioner | None:
+    """The captioner that the options name; None when they name none."""
+    if not endpoint and not model:
+        return None
+    if not endpoint or not model:
+        raise Omni123Error("captions by a model need both --caption-endpoint and --caption-model")
+    from omni123_hf.data.captioning.cache import JsonCache
+    from omni123_hf.data.captioning.conversation import ConversationCaptioner
+    from omni123_hf.data.captioning.openai_backend import OpenAIBackend
+    from omni123_hf.data.captioning.runner import CachedCaptioner
 
-    if name == PARAMETRIC:
-        try:
-            specs: list[Any] = list(parametric_assets(per_category or 100, seed))
-        except ModuleNotFoundError as error:
-            raise Omni123Error(
-                f"parametric objects need {error.name}; install it with: pip install 'omni123-hf[data]'"
-            ) from error
-        return specs[:limit]
-    if name not in SOURCES:
-        raise Omni123Error(f"unknown source {name!r}; choose from {PARAMETRIC}, {', '.join(SOURCES)}")
-    folder = raw / name
-    if not folder.is_dir():
-        raise Omni123Error(f"{folder} does not exist; run 'omni123 data fetch {name} --out {raw}' first")
-    by_category: dict[str, list[Any]] = {}
-    for asset in iter_assets(name, folder):
-        by_category.setdefault(asset.category, []).append(asset)
-    ranked = [
-        (position, category, asset)
-        for category, assets in by_category.items()
-        for position, asset in enumerate(assets[:per_category])
-    ]
-    ranked.sort(key=lambda entry: entry[:2])
-    return [asset for _, _, asset in ranked[:limit]]
-
-
-def rejection_reasons(path: Path) -> Counter[str]:
-    """How often each reason stands in a `rejected.jsonl`; empty when the file is not there."""
-    import json
-
-    if not path.is_file():
-        return Counter()
-    return Counter(json.loads(line)["reason"] for line in path.read_text(encoding="utf-8").splitlines())
+    return CachedCaptioner(ConversationCaptioner(OpenAIBackend(endpoint, model)), JsonCache(cache.absolute()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import Omni123Error
-from .store import ARRAYS, AssetStore, StoreWriter
+from .store import AssetStore, StoreWriter
 
 
 def merge_stores(folders: Sequence[str | Path], out: str | Path) -> AssetStore:
@@ -20,7 +20,9 @@ def merge_stores(folders: Sequence[str | Path], out: str | Path) -> AssetStore:
     if not stores:
         raise Omni123Error("nothing to merge: name at least one prepared data set.")
     if any(store.sizes != stores[0].sizes for store in stores):
-        raise Omni123Error("the data sets were prepared with different sizes: prepare them with one configuration.")
+        raise Omni123Error(
+            "the data sets were prepared with different sizes or optional arrays: prepare them with one configuration."
+        )
     ids = [record.id for store in stores for record in store.records]
     if len(set(ids)) != len(ids):
         raise Omni123Error("the data sets share assets: an asset may stand in only one of them.")
@@ -29,5 +31,5 @@ def merge_stores(folders: Sequence[str | Path], out: str | Path) -> AssetStore:
         for store in stores:
             for record in store.records:
                 row = record.index
-                writer.append(record, {name: np.asarray(store.raw(name)[row]) for name in ARRAYS})
+                writer.append(record, {name: np.asarray(store.raw(name)[row]) for name in store.sizes.names})
     return AssetStore.open(out)

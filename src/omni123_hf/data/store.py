@@ -8,6 +8,15 @@
 | `views.npy` | (N,7,S,S,4) uint8: shaded RGB on white and coverage, in the order of `geometry.cameras.ALL_VIEWS` |
 | `manifest.jsonl` | `AssetRecord` lines, line i is row i |
 | `dataset.json` | sizes, counts, preparation settings, content hash; written last, so it marks a complete store |
+
+Arrays that a store may have or not; `dataset.json` names their sizes under "optional":
+
+| file | content |
+|---|---|
+| `sharp.npy` | (N,E,6) float16: further surface points, on sharp edges as far as there are any |
+| `sharp_flags.npy` | (N,E/8) uint8: one bit a point of `sharp.npy`, true on a sharp edge |
+| `signed_distance.npy` | (N,Q) float16: truncated distance of each query to the surface, positive inside |
+| `random_views.npy` | (N,K,S,S,4) uint8: as `views.npy`; cameras and lights are in the record's attributes |
 """
 
 from __future__ import annotations
@@ -32,19 +41,36 @@ from omni123_hf.geometry.cameras import ALL_VIEWS
 
 STORE_FORMAT = 1
 ARRAYS = ("surface", "queries", "occupancy", "views")
+OPTIONAL_SIZES = ("sharp_points", "signed_distance", "random_views")
 
 
 @dataclass(frozen=True)
 class StoreSizes:
-    """Array sizes of a store: surface points, queries (a multiple of 8) and pixels along a view's side."""
+    """Array sizes of a store: surface points, queries (a multiple of 8) and pixels along a view's side.
+
+    Optional arrays: sharp_points (a multiple of 8) and random_views are numbers an asset, signed_distance says whether
+    the queries have one.
+    """
 
     surface_points: int = 2048
     queries: int = 8192
     view_size: int = 64
+    sharp_points: int = 0
+    signed_distance: bool = False
+    random_views: int = 0
 
     def __post_init__(self) -> None:
         if min(self.surface_points, self.queries, self.view_size) < 1 or self.queries % 8:
             raise Omni123Error(f"store sizes must be positive and queries a multiple of 8, got {self}")
+        if min(self.sharp_points, self.random_views) < 0 or self.sharp_points % 8:
+            raise Omni123Error(f"sharp points must be a multiple of 8 and random views not negative, got {self}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays of this store: `ARRAYS` and the optional ones that it has."""
+        sharp = ("sharp", "sharp_flags") if self.sharp_points else ()
+        distance = ("signed_distance",) if self.signed_distance else ()
+        return ARRAYS + sharp + distance + (("random_views",) if self.random_views else ())
 
     def array(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         """Shape of one row and dtype of the named array."""
@@ -53,6 +79,10 @@ class StoreSizes:
             "queries": ((self.queries, 3), np.dtype(np.float16)),
             "occupancy": ((self.queries // 8,), np.dtype(np.uint8)),
             "views": ((len(ALL_VIEWS), self.view_size, self.view_size, 4), np.dtype(np.uint8)),
+            "sharp": ((self.sharp_points, 6), np.dtype(np.float16)),
+            "sharp_flags": ((self.sharp_points // 8,), np.dtype(np.uint8)),
+            "signed_distance": ((self.queries,), np.dtype(np.float16)),
+            "random_views": ((self.random_views, self.view_size, self.view_size, 4), np.dtype(np.uint8)),
         }
         return rows[name]
 
@@ -62,8 +92,13 @@ class AssetStore:
 
     def __init__(self, folder: Path, summary: dict[str, Any], records: list[AssetRecord]):
         self.folder, self.summary, self.records = folder, summary, records
-        self.sizes = StoreSizes(**summary["sizes"])
-        self._arrays = {name: self._map(name) for name in ARRAYS}
+        try:
+            self.sizes = StoreSizes(**summary["sizes"], **summary.get("optional", {}))
+        except TypeError as error:
+            raise Omni123Error(
+                f"{folder}/dataset.json names arrays that this version does not know: {error}"
+            ) from error
+        self._arrays = {name: self._map(name) for name in self.sizes.names}
 
     @classmethod
     def open(cls, folder: str | Path) -> AssetStore:
@@ -112,8 +147,23 @@ class AssetStore:
         """(7,S,S,4) uint8 views: RGB on white and coverage."""
         return np.array(self._arrays["views"][index])
 
+    def sharp(self, index: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(E,6) float32 further surface points and normals, and (E,) bool: whether each lies on a sharp edge."""
+        flags = np.unpackbits(self.raw("sharp_flags")[index], axis=-1).astype(bool)
+        return self.raw("sharp")[index].astype(np.float32), flags
+
+    def signed_distance(self, index: int | np.ndarray) -> np.ndarray:
+        """(Q,) float32 truncated distance of each query to the surface, positive inside."""
+        return self.raw("signed_distance")[index].astype(np.float32)
+
+    def random_views(self, index: int | np.ndarray) -> np.ndarray:
+        """(K,S,S,4) uint8 views from sampled cameras under sampled lights."""
+        return np.array(self.raw("random_views")[index])
+
     def raw(self, name: str) -> np.ndarray:
-        """The memory-mapped array of one of `ARRAYS` as stored."""
+        """The memory-mapped array of one of `sizes.names` as stored; an array that is not there raises `Omni123Error`."""
+        if name not in self._arrays:
+            raise Omni123Error(f"{self.folder} was prepared without {name}; prepare it again with that setting on")
         return self._arrays[name]
 
     def _map(self, name: str) -> np.ndarray:
@@ -142,18 +192,18 @@ class StoreWriter:
         (self.folder / "dataset.json").unlink(missing_ok=True)
         self.records: list[AssetRecord] = []
         self._arrays = {}
-        for name in ARRAYS:
+        for name in sizes.names:
             shape, dtype = sizes.array(name)
             self._arrays[name] = np.lib.format.open_memmap(
                 self.folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(count, *shape)
             )
 
     def append(self, record: AssetRecord, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the next row; `arrays` holds each of `ARRAYS` with the row's shape and dtype."""
+        """Write the next row; `arrays` holds each of `sizes.names` with the row's shape and dtype."""
         row = len(self.records)
         if row >= self.count:
             raise Omni123Error(f"the store was opened for {self.count} assets and is full")
-        for name in ARRAYS:
+        for name in self.sizes.names:
             shape, dtype = self.sizes.array(name)
             if arrays[name].shape != shape or arrays[name].dtype != dtype:
                 raise Omni123Error(
@@ -180,6 +230,7 @@ class StoreWriter:
                 "queries": self.sizes.queries,
                 "view_size": self.sizes.view_size,
             },
+            **self._optional(),
             "views": list(ALL_VIEWS),
             "splits": dict(Counter(r.split for r in self.records)),
             "sources": dict(Counter(r.source for r in self.records)),
@@ -189,6 +240,11 @@ class StoreWriter:
         }
         write_json(self.folder / "dataset.json", summary)
         return AssetStore.open(self.folder)
+
+    def _optional(self) -> dict[str, Any]:
+        """Nothing for a store of the four arrays, so that older versions keep reading it."""
+        present = {name: getattr(self.sizes, name) for name in OPTIONAL_SIZES if getattr(self.sizes, name)}
+        return {"optional": present} if present else {}
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -203,7 +259,7 @@ class StoreWriter:
 def asset_hash(arrays: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]) -> str:
     """SHA-256 of one asset's arrays and captions."""
     digest = hashlib.sha256()
-    for name in ARRAYS:
+    for name in ARRAYS + tuple(sorted(set(arrays) - set(ARRAYS))):
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     digest.update(json.dumps(captions, sort_keys=True, ensure_ascii=False).encode())
     return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""A shard: about a hundred assets in one file that appears whole.
+
+Whether a shard is done is whether its file is there, so preparing one twice does no harm and a stopped run goes on
+where it stopped. Each asset is worked on in a sandbox; one that is refused, crashes, or takes too much time or memory
+becomes a line of reasons and never stops the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omni123_hf.data.assets import Asset
+from omni123_hf.data.bounded_asset import SourceUnreachableError
+from omni123_hf.data.preparation_config import PreparationConfig
+from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired, prepare_asset
+from omni123_hf.data.sandbox import Sandbox, SandboxLimits
+from omni123_hf.errors import Omni123Error, RejectedError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one asset: prepared, or rejected with a reason and a detail, or `fatal`: no asset's fault."""
+
+    id: str
+    prepared: PreparedAsset | None = None
+    reason: str = ""
+    detail: str = ""
+    fatal: str = ""
+
+    @property
+    def kind(self) -> str:
+        """ "kept", "repaired" or "rejected"."""
+        if self.prepared is None:
+            return "rejected"
+        return "repaired" if is_repaired(self.prepared.record) else "kept"
+
+
+def open_sandbox(workers: int, config: PreparationConfig) -> Sandbox:
+    """`workers` processes, each bound to the time and memory that the configuration gives one asset."""
+    memory = config.memory_per_asset_mib * 2**20
+    limits = SandboxLimits(seconds=config.seconds_per_asset, memory_bytes=memory)
+    return Sandbox(workers, limits, preload=("omni123_hf.data.prepare_shard",))
+
+
+def prepare_shard(
+    assets: Sequence[Asset],
+    path: Path,
+    config: PreparationConfig,
+    sandbox: Sandbox,
+    captioner: Captioner | None = None,
+    on_outcome: Callable[[str], None] | None = None,
+) -> int:
+    """Prepare `assets` into the shard file `path`, unless it is there; returns the number of assets.
+
+    on_outcome: called with each `Outcome.kind` as it is known.
+    """
+    if path.is_file():
+        return len(assets)
+    outcomes: dict[str, Outcome] = {}
+    for asset, result in sandbox.map_unordered(partial(attempt, config=config, captioner=captioner), assets):
+        if isinstance(result, RejectedError):
+            result = Outcome(asset.id, reason=result.reason, detail=str(result))
+        if result.fatal:
+            raise Omni123Error(result.fatal)
+        outcomes[asset.id] = result
+        if on_outcome is not None:
+            on_outcome(result.kind)
+    write_shard(path, [outcomes[asset.id] for asset in assets], config)
+    return len(assets)
+
+
+def attempt(asset: Asset, config: PreparationConfig, captioner: Captioner | None = None) -> Outcome:
+    """`prepare_asset` as an outcome; the sandbox turns what is wrong with the asset into a `RejectedError`."""
+    from omni123_hf.data.captioning.backends import BackendError
+
+    try:
+        return Outcome(asset.id, prepare_asset(asset, config, captioner=captioner))
+    except (BackendError, SourceUnreachableError) as error:
+        return Outcome(asset.id, fatal=str(error))
+
+
+def write_shard(path: Path, outcomes: Sequence[Outcome], config: PreparationConfig) -> None:
+    """Write outcomes, in order, as one file."""
+    kept = [outcome.prepared for outcome in outcomes if outcome.prepared is not None]
+    stacked: dict[str, Any] = {}
+    for name in config.sizes.names:
+        shape, dtype = config.sizes.array(name)
+        stacked[name] = np.stack([row.arrays[name] for row in kept]) if kept else np.empty((0, *shape), dtype)
+    lines = {
+        "records": [row.record.to_dict() for row in kept],
+        "rejected": [
+            {"id": outcome.id, "reason": outcome.reason, "detail": outcome.detail}
+            for outcome in outcomes
+            if outcome.prepared is None
+        ],
+        "seconds": [{"id": row.record.id, **row.seconds} for row in kept],
+    }
+    for name, each in lines.items():
+        stacked[name] = np.array([json.dumps(line, ensure_ascii=False) for line in each], dtype=str)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **stacked)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_lines(path: Path, name: str) -> list[dict[str, Any]]:
+    """The JSON lines "records", "rejected" or "seconds" of a shard file."""
+    with np.load(path, allow_pickle=False) as shard:
+        return [json.loads(line) for line in shard[name].tolist()]
+
+
+def shard_file(folder: Path, number: int) -> Path:
+    """Where shard `number` of a run lies."""
+    return folder / f"{number:05d}.npz"
