@@ -168,6 +168,37 @@ def test_stored_outputs_that_differ_exit_with_1_and_a_damaged_weight_with_2(pari
     assert "text_proj.weight" in one_error(capsys)
 
 
+def test_outputs_that_were_not_compared_exit_with_1_or_2_and_are_named(parity, tmp_path, capsys):
+    for name in ("shape_gpt", "shape_tokenizer"):
+        save_file(load_file(parity / f"{name}.safetensors"), tmp_path / f"{name}.safetensors")
+    io = load_file(parity / "io.safetensors")
+    wrong = {**io, "logits": io["logits"] + 100}
+    save_file({name: tensor for name, tensor in wrong.items() if name != "text"}, tmp_path / "io.safetensors")
+    assert call("verify-conversion", tmp_path) == 2
+    assert "logits (lacks text)" in one_error(capsys)
+    wrong["logit"] = wrong.pop("logits")
+    save_file(wrong, tmp_path / "io.safetensors")
+    assert call("verify-conversion", tmp_path) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["unknown"] == ["logit"] and "not compared: logit" in captured.err
+
+
+def test_configurations_and_hub_files_that_are_bad_are_one_line(parity, tmp_path, capsys):
+    config, out = tmp_path / "config.json", tmp_path / "out"
+    for text in (
+        '{"gpt_model": {"rope_theta": 1' + "0" * 400 + "}}",
+        "[" * 100_000,
+        '{"gpt_model": {"n_head": [1, "a"]}}',
+    ):
+        config.write_text(text)
+        assert convert(parity, out, "--config", config) == 2
+        assert len(one_error(capsys)) < 500
+    for name in ("org/name:../x", "org/name:/etc/passwd", "org/name@../x", "~nobody-of-this-name/x.safetensors"):
+        assert call("convert", "cube3d", "--gpt", name, "--tokenizer", name, "--out", out) == 2
+        one_error(capsys)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
 @needs_stored
 def test_the_original_is_met_and_gives_a_mesh(tmp_path, request, capsys):
     """The comparison, then a mesh with a random CLIP of the checkpoint's text width."""

@@ -6,11 +6,13 @@ import shutil
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cube3d_checkpoint import NO_BIAS, UNSEEN, V05, CubeCheckpoint, CubeSizes, gpt_shapes, tokenizer_shapes
 from cube3d_reference import token_table
+from huggingface_hub.errors import RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel
 
@@ -153,6 +155,10 @@ def test_settings_come_from_the_configuration_and_unknown_ones_are_told(checkpoi
         ("shape_model", "num_decoder_latents", 6, "shape_model.num_decoder_latents 6"),
         ("gpt_model", "rope_theta", "many", "rope_theta is 'many'"),
         ("gpt_model", "eps", 0, "eps is 0"),
+        ("gpt_model", "rope_theta", 10**400, "that a float holds"),
+        ("shape_model", "encoder_cross_attention_levels", [0, "two"], "is [0, 'two'], the tensors say [0, 2]"),
+        ("shape_model", "encoder_cross_attention_levels", [[0], {"a": None}], "the tensors say [0, 2]"),
+        ("gpt_model", "n_layer", [2, None], "the tensors say 2"),
     ],
 )
 def test_a_configuration_that_contradicts_or_asks_too_much(checkpoint, tmp_path, section, key, value, message):
@@ -167,7 +173,13 @@ def test_a_configuration_that_contradicts_or_asks_too_much(checkpoint, tmp_path,
 def test_a_configuration_that_is_none(checkpoint, tmp_path):
     file = tmp_path / "source" / "other.json"
     assert "cannot read the configuration" in refused(checkpoint, tmp_path, config=file)
-    for text, message in (("{", "as JSON"), ('{"model": 1}', "no sections"), ('{"gpt_model": 3}', "no sections")):
+    deep = '{"gpt_model": ' + "[" * 100_000
+    for text, message in (
+        (deep, "nested too deeply"),
+        ("{", "as JSON"),
+        ('{"model": 1}', "no sections"),
+        ('{"gpt_model": 3}', "no sections"),
+    ):
         file.write_text(text)
         assert message in refused(checkpoint, tmp_path, config=file)
 
@@ -337,12 +349,53 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_a_chec
     assert (folder / "thesis.txt").read_text() == "irreplaceable"
 
 
-def test_source_files_inside_the_folder_to_replace_are_safe(checkpoint, tmp_path):
+def test_source_files_inside_the_folder_to_replace_are_safe(checkpoint, tmp_path, clip_folder):
     folder = convert(checkpoint, tmp_path)
-    gpt, tokenizer = checkpoint.save(folder / "source")
-    with pytest.raises(Omni123Error, match="holds a source file"):
-        convert_cube3d(gpt, tokenizer, folder, overwrite=True)
-    assert os.path.exists(gpt)
+    inside = checkpoint.save(folder / "source")
+    clip_folder.rename(folder / "clip")
+    outside = (tmp_path / "source" / "shape_gpt.safetensors", tmp_path / "source" / "shape_tokenizer.safetensors")
+    (folder / "link.safetensors").symlink_to(outside[0])
+    for gpt, tokenizer, option, more in (
+        (*inside, "--gpt", {}),
+        (outside[0], inside[1], "--tokenizer", {}),
+        (folder / "link.safetensors", outside[1], "--gpt", {}),
+        (*outside, "--config", {"config": folder / "source" / "config.json"}),
+        (*outside, "--text-encoder", {"text_encoder": str(folder / "clip")}),
+        (*outside, "--text-encoder", {"text_encoder": str(folder)}),
+    ):
+        with pytest.raises(Omni123Error, match=f"holds a source file.*{option}"):
+            convert_cube3d(str(gpt), str(tokenizer), folder, overwrite=True, **more)
+    assert os.path.exists(inside[0]) and (folder / "clip" / "model.safetensors").is_file()
+
+
+def test_targets_that_cannot_be_swapped_are_refused_before_the_work(checkpoint, tmp_path, monkeypatch):
+    # The weights are absent: whoever looked for them first would complain about those.
+    def message(out: Path) -> str:
+        with pytest.raises(Omni123Error) as caught:
+            convert_cube3d("absent.safetensors", "absent.safetensors", out, overwrite=True)
+        return str(caught.value)
+
+    folder = convert(checkpoint, tmp_path)
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    for out in (".", "..", "x/..", "/", str(folder), str(tmp_path / "converted")):
+        assert "the folder you are in, one above it, or a mount point" in message(Path(out)), out
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for out in ("link", "link/out", "loop", "loop/out"):
+        assert "is a link that leads nowhere" in message(Path(out)), out
+    check_checkpoint(folder)
+
+
+def test_a_link_to_a_checkpoint_stays_a_link(checkpoint, tmp_path):
+    folder = convert(checkpoint, tmp_path)
+    (folder / "mine.txt").write_text("replaced")
+    (tmp_path / "link").symlink_to(folder)
+    convert_cube3d(*checkpoint.save(tmp_path / "source"), tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink() and not (folder / "mine.txt").exists()
+    check_checkpoint(folder)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["converted", "link", "source"]
 
 
 def test_a_failure_while_writing_leaves_the_old_folder(checkpoint, tmp_path, monkeypatch):
@@ -358,18 +411,92 @@ def test_a_failure_while_writing_leaves_the_old_folder(checkpoint, tmp_path, mon
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["converted", "source"]
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_swap_that_fails_brings_the_old_folder_back(checkpoint, tmp_path, monkeypatch, taken):
+    folder = convert(checkpoint, tmp_path)
+    (folder / "mine.txt").write_text("irreplaceable")
+    rename = Path.rename
+
+    def fail_at_the_second(self, target):
+        if self.name == "checkpoint":
+            if taken:
+                # Somebody writes there in between: the old folder cannot go back, and must not go.
+                folder.mkdir()
+                (folder / "theirs.txt").write_text("theirs")
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_the_second)
+    with pytest.raises(OSError, match="Input/output error"):
+        convert(checkpoint, tmp_path, overwrite=True)
+    kept = next(tmp_path.glob(".omni123-*/replaced")) if taken else folder
+    assert (kept / "mine.txt").read_text() == "irreplaceable"
+    check_checkpoint(kept)
+    names = sorted(entry.name for entry in tmp_path.iterdir() if not (taken and entry == kept.parent))
+    assert names == ["converted", "source"]
+
+
 def test_hub_ids_name_a_file_or_the_known_one(checkpoint, tmp_path, monkeypatch):
     files = dict(zip(("gpt", "tokenizer"), checkpoint.save(tmp_path / "source"), strict=True))
     asked = []
 
-    def download(repository, name):
-        asked.append((repository, name))
+    def download(repository, name, revision):
+        asked.append((repository, name, revision))
         return files["gpt" if "gpt" in name else "tokenizer"]
 
     monkeypatch.setattr("omni123_hf.conversion.source_file.hf_hub_download", download)
     convert_cube3d("someone/cube", "someone/cube:parts/tokenizer.safetensors", tmp_path / "converted")
-    assert asked == [("someone/cube", "shape_gpt.safetensors"), ("someone/cube", "parts/tokenizer.safetensors")]
+    assert asked == [
+        ("someone/cube", "shape_gpt.safetensors", None),
+        ("someone/cube", "parts/tokenizer.safetensors", None),
+    ]
     assert "base_model: someone/cube" in (tmp_path / "converted" / "README.md").read_text()
+
+
+def test_the_commit_that_a_revision_resolves_to_is_recorded(checkpoint, tmp_path, monkeypatch):
+    # The layout of the Hub's own cache, read offline: everything but the network is real.
+    commits = {"main": "0123456789abcdef0123456789abcdef01234567", "refs/pr/1": "f" * 40}
+    cache = tmp_path / "hub"
+    for revision, commit in commits.items():
+        checkpoint.save(cache / "models--someone--cube" / "snapshots" / commit / "parts")
+        snapshot = cache / "models--someone--cube" / "snapshots" / commit
+        shutil.copy(snapshot / "parts" / "shape_gpt.safetensors", snapshot / "shape_gpt.safetensors")
+        reference = cache / "models--someone--cube" / "refs" / revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    named = "someone/cube@refs/pr/1:parts/shape_tokenizer.safetensors"
+    convert_cube3d("someone/cube", named, tmp_path / "converted")
+    files = provenance(tmp_path / "converted")["converted_from"]["files"]
+    assert (files["gpt"]["hub_id"], files["gpt"]["commit"]) == ("someone/cube", commits["main"])
+    assert (files["tokenizer"]["hub_id"], files["tokenizer"]["commit"]) == ("someone/cube", commits["refs/pr/1"])
+    card = (tmp_path / "converted" / "README.md").read_text()
+    assert "base_model: someone/cube\n" in card and f"| someone/cube@{commits['refs/pr/1']} |" in card
+    convert_cube3d(f"someone/cube@{commits['main']}", named, tmp_path / "pinned")
+    assert provenance(tmp_path / "pinned")["converted_from"]["files"]["gpt"]["commit"] == commits["main"]
+    local = convert(checkpoint, tmp_path / "local")
+    assert provenance(local)["converted_from"]["files"]["gpt"]["commit"] is None
+
+
+def test_revisions_that_are_absent_and_names_that_lead_out_of_the_repository(tmp_path, monkeypatch):
+    def message(source: str) -> str:
+        with pytest.raises(Omni123Error) as caught:
+            convert_cube3d(source, source, tmp_path / "converted")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    for source in ("org/name:../x", "org/name:/etc/passwd", "org/name:a//b", "org/name@../x", "org/name@v1:./x"):
+        assert "leads out of 'org/name'" in message(source)
+    assert "no file" in message("org/name@:x") and "no file" in message("org/name\n")
+
+    def absent(repository, name, revision):
+        raise RevisionNotFoundError(
+            "404\nnot found", response=SimpleNamespace(headers={}, request=None, status_code=404)
+        )
+
+    monkeypatch.setattr("omni123_hf.conversion.source_file.hf_hub_download", absent)
+    assert "'org/name' has no revision 'v9' on the Hub" in message("org/name@v9")
 
 
 def test_a_hub_that_cannot_be_reached(checkpoint, tmp_path, monkeypatch):
@@ -422,9 +549,32 @@ def test_text_encoders_that_do_not_fit(checkpoint, tmp_path, clip_folder):
     tensors.pop(max(tensors))
     save_file(tensors, weights, metadata={"format": "pt"})
     assert "lacks 1 tensors" in message(clip_folder)
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    assert "cannot load --text-encoder" in message(clip_folder)
+    # A pickle could run code: it is not read, though it holds all that is wanted.
+    weights.unlink()
+    torch.save(tensors, clip_folder / "pytorch_model.bin")
+    assert "weights as safetensors" in message(clip_folder)
     bert = BertConfig(vocab_size=30, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     BertModel(bert).save_pretrained(tmp_path / "bert")
     assert "--text-encoder" in message(tmp_path / "bert")
+
+
+def test_code_beside_a_tokenizer_is_not_run(checkpoint, tmp_path, clip_folder, monkeypatch):
+    # transformers asks on the terminal unless told; here somebody would say yes.
+    monkeypatch.setattr("builtins.input", lambda *question: "y")
+    settings = json.loads((clip_folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "Mine"
+    settings["auto_map"] = {"AutoTokenizer": ["mine.Mine", None]}
+    (clip_folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (clip_folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
+    gpt, tokenizer = checkpoint.save(tmp_path / "source")
+    try:
+        convert_cube3d(gpt, tokenizer, tmp_path / "converted", text_encoder=str(clip_folder))
+    except Omni123Error as error:
+        assert "cannot load --text-encoder" in str(error)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_command_that_adds_a_text_encoder(tmp_path):

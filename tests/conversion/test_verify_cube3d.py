@@ -135,14 +135,50 @@ def test_what_is_not_finite_never_passes(folder, value):
     json.dumps(report, allow_nan=False)
 
 
-def test_only_what_is_stored_is_reported_and_the_rest_is_listed(folder):
+def test_only_what_is_stored_is_reported_and_unused_inputs_are_listed(folder):
     io = load_file(folder / "io.safetensors")
-    kept = ("text", "bbox", "ids", "logits", "indices", "decoded_latents", "occupancy")
-    save_file({**{name: io[name] for name in kept}, "mystery": torch.zeros(1)}, folder / "io.safetensors")
+    kept = ("text", "bbox", "ids", "logits", "queries", "random_ids")
+    save_file({name: io[name] for name in kept}, folder / "io.safetensors")
     report = verify_cube3d(folder)
-    assert set(report["errors"]) == {"logits", "decoded_latents"} and report["passed"]
-    # `indices` served as an input, and no points to encode and no queries to answer are stored.
-    assert report["not_checked"] == ["indices", "mystery", "occupancy"]
+    assert set(report["errors"]) == {"logits"} and report["passed"] is True
+    assert report["not_checked"] == ["queries", "random_ids"] and report["unknown"] == []
+
+
+def test_what_takes_no_part_and_is_no_input_never_passes(folder):
+    io = load_file(folder / "io.safetensors")
+    change(folder, mystery=torch.zeros(1))
+    report = verify_cube3d(folder)
+    assert report["passed"] is False and report["unknown"] == report["not_checked"] == ["mystery"]
+    assert report["max"] < 1e-5
+    change(folder, mystery=None, logits=None, logits_2=io["logits"] + 100)
+    report = verify_cube3d(folder)
+    assert report["passed"] is False and report["unknown"] == ["logits_2"] and "logits" not in report["errors"]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        ("text", ["logits (lacks text)"]),
+        ("ids", ["logits (lacks ids)"]),
+        ("queries", ["occupancy (lacks queries)", "random_occupancy (lacks queries)"]),
+        ("normals", ["encoder_out (lacks normals)", "indices (lacks normals)", "quantized (lacks normals)"]),
+        ("indices", ["decoded_latents (lacks indices)", "occupancy (lacks indices)"]),
+        ("random_ids", ["random_latents (lacks random_ids)", "grid_occupancy (lacks random_ids)"]),
+    ],
+)
+def test_an_output_without_its_inputs_is_an_error_that_names_them(folder, dropped, words):
+    change(folder, **{dropped: None})
+    with pytest.raises(Omni123Error) as caught:
+        verify_cube3d(folder)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_outputs_without_a_value_do_not_pass_as_equal(folder):
+    io = load_file(folder / "io.safetensors")
+    nothing = {name: io[name][:0].contiguous() for name in ("points", "normals", "indices")}
+    save_file(nothing, folder / "io.safetensors")
+    with pytest.raises(Omni123Error, match="indices is stored without a value"):
+        verify_cube3d(folder)
 
 
 def test_boxes_are_left_out_when_they_or_the_model_lack_them(tmp_path):

@@ -228,6 +228,9 @@ def test_incomplete_or_foreign_weights_are_refused_and_never_filled_with_random_
     assert "cannot load the DINOv3 weights" in message(folder)
     (folder / "model.safetensors").unlink()
     assert "cannot load the DINOv3 weights" in message(folder)
+    # A pickle could run code: it is not read, though it holds all that is wanted.
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert "a pytorch_model.bin is not read" in message(folder)
 
 
 def test_a_missing_shard_is_refused(tmp_path):

@@ -72,6 +72,9 @@ BAD_LATENTS = {
     "no cell": (LATENT[..., :0], "latent has shape"),
     "code ids": (LATENT.long(), "give floats"),
     "NumPy": (np.zeros((1, 12, 4, 4), np.float32), "ndarray"),
+    "one axis": (torch.zeros(3), r"latent has shape \(3,\)"),
+    "a number": (torch.tensor(1.0), r"latent has shape \(\)"),
+    "None": (None, "NoneType: give a torch tensor"),
 }
 
 
@@ -98,6 +101,11 @@ BAD_IDS = {
     "grid too small": (IDS, (2, 2), r"pool down to \(2, 4\) cells"),
     "grid of nothing": (IDS, (4, 0), r"no \(rows, columns\)"),
     "grid of three": (IDS, (4, 4, 4), r"no \(rows, columns\)"),
+    "grid of one number": (IDS, 4, "the grid 4 is no .*two whole numbers"),
+    "no grid": (IDS, None, "the grid None is no"),
+    "grid of fractions": (IDS, (4.0, 4.0), r"the grid \(4.0, 4.0\) is no"),
+    "grid of words": (IDS, "44", "the grid '44' is no"),
+    "grid first": (IDS.tolist(), 4, "the grid 4 is no"),
 }
 
 
@@ -115,7 +123,13 @@ def test_any_integer_type_of_code_ids_is_taken(tokenizer):
         torch.testing.assert_close(tokenizer.decode(ids.to(dtype), (4, 4)), wanted)
 
 
-@pytest.mark.parametrize("num_tokens", [0, -4, 3, 12, 32])
+@pytest.mark.parametrize("grid", [4, None, (4,), (0, 4), (4, -1), (4.0, 4)])
+def test_grids_that_have_no_number_of_tokens(tokenizer, grid):
+    with pytest.raises(Omni123Error, match="two whole numbers"):
+        tokenizer.tokens_for(grid)
+
+
+@pytest.mark.parametrize("num_tokens", [0, -4, 3, 12, 32, 4.0, "4"])
 def test_numbers_of_tokens_that_no_level_has(tokenizer, num_tokens):
     for door in (tokenizer.encode, tokenizer):
         with pytest.raises(Omni123Error, match="power of two of at most 16"):
@@ -134,6 +148,23 @@ def test_numbers_of_tokens_that_no_level_has(tokenizer, num_tokens):
         ({"texture_dim": 0}, "at least 1"),
         ({"decoder_hidden_size": 36}, "multiple of 4"),
         ({"semantic_dim": 33, "freeze_semantic": True}, "cannot widen"),
+        ({"num_decoder_heads": 0}, "num_decoder_heads is 0"),
+        ({"num_decoder_heads": -2}, "num_decoder_heads is -2"),
+        ({"decoder_hidden_size": 0}, "decoder_hidden_size is 0"),
+        ({"decoder_hidden_size": -32}, "decoder_hidden_size is -32"),
+        ({"texture_hidden_size": 0}, "texture_hidden_size is 0"),
+        ({"num_decoder_layers": -1}, "num_decoder_layers is -1"),
+        ({"upsampler_blocks": -1}, "upsampler_blocks is -1"),
+        ({"upsampler_channels": [16, 0]}, "upsampler_channels"),
+        ({"decoder_mlp_ratio": 0.0}, "decoder_mlp_ratio is 0.0"),
+        ({"decoder_mlp_ratio": 0.01}, "without a channel"),
+        ({"decoder_mlp_ratio": float("inf")}, "finite number"),
+        ({"layer_norm_eps": -1e-6}, "layer_norm_eps"),
+        ({"encoder_config": {**ENCODER, "num_attention_heads": 0}}, "the encoder's num_attention_heads is 0"),
+        ({"encoder_config": {**ENCODER, "num_attention_heads": 16}}, "four"),
+        ({"encoder_config": {**ENCODER, "hidden_size": -32}}, "the encoder's hidden_size is -32"),
+        ({"encoder_config": {**ENCODER, "num_hidden_layers": -1}}, "the encoder's num_hidden_layers is -1"),
+        ({"encoder_config": {**ENCODER, "num_register_tokens": -1}}, "the encoder's num_register_tokens is -1"),
     ],
 )
 def test_sizes_that_form_no_vae(fields, words):
@@ -149,6 +180,19 @@ def test_sizes_that_form_no_vae(fields, words):
         ({"semantic_dim": 12}, "semantic_dim"),
         ({"num_encoder_heads": 3}, "encoder_hidden_size"),
         ({"num_decoder_heads": 5}, "decoder_hidden_size"),
+        ({"num_encoder_heads": 0}, "num_encoder_heads is 0"),
+        ({"num_decoder_heads": -2}, "num_decoder_heads is -2"),
+        ({"encoder_hidden_size": 0}, "encoder_hidden_size is 0"),
+        ({"decoder_hidden_size": -48}, "decoder_hidden_size is -48"),
+        ({"num_encoder_layers": 0}, "num_encoder_layers is 0"),
+        ({"num_decoder_layers": -1}, "num_decoder_layers is -1"),
+        ({"num_codes": 0}, "num_codes is 0"),
+        ({"code_dim": -4}, "code_dim is -4"),
+        ({"num_frequencies": 0}, "num_frequencies is 0"),
+        ({"entropy_tokens": 0}, "entropy_tokens is 0"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio is 0.0"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio is nan"),
+        ({"entropy_temperature": 0.0}, "entropy_temperature is 0.0"),
     ],
 )
 def test_sizes_that_form_no_tokenizer(fields, words):

@@ -24,6 +24,15 @@ def test_eval_forward_equals_encode_decode_query():
     torch.testing.assert_close(torch.cat(in_parts, dim=1), output.logits, atol=1e-5, rtol=1e-5)
 
 
+def test_encoding_to_ids_keeps_no_graph():
+    model = make_model()
+    kept = []
+    model.encoder.final_norm.register_forward_hook(lambda module, inputs, output: kept.append(output.requires_grad))
+    model.encode(*make_points())
+    model.encode_latents(*make_points())
+    assert kept == [False, True]
+
+
 def test_nearest_codes_do_not_depend_on_the_chunk():
     codes = F.normalize(torch.randn(16, 4), dim=-1)
     assert nearest_codes(codes + 0.01 * torch.randn(16, 4), codes, chunk=5).tolist() == list(range(16))
@@ -82,6 +91,18 @@ def test_sizes_that_form_no_model_are_refused():
         ({"num_attention_heads": 5}, "not a multiple"),
         ({"num_decoder_layers": 0}, "at least 1"),
         ({"num_normal_features": 4}, "3 components"),
+        ({"encoder_cross_attention_layers": [0, -1]}, "negative layer"),
+        ({"encoder_cross_attention_layers": []}, "must contain 0"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": -2}, "num_attention_heads is -2"),
+        ({"hidden_size": -32}, "hidden_size is -32"),
+        ({"num_codes": 0}, "num_codes is 0"),
+        ({"num_latents": -8}, "num_latents is -8"),
+        ({"code_dim": 0}, "code_dim is 0"),
+        ({"num_frequencies": 0}, "num_frequencies is 0"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio is 0.0"),
+        ({"mlp_ratio": 0.01}, "without a channel"),
+        ({"code_scale_init": 0.0}, "code_scale_init is 0.0"),
         ({"vq_assignment": "random"}, "vq_assignment"),
     ):
         with pytest.raises(Omni123Error, match=message):

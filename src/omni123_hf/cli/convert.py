@@ -19,7 +19,9 @@ def convert() -> None:
 def cube3d(
     gpt: Annotated[
         str,
-        typer.Option(help="shape_gpt.safetensors, or a Hub id 'Roblox/cube3d-v0.5' or 'org/name:file.safetensors'."),
+        typer.Option(
+            help="shape_gpt.safetensors, or a Hub id 'Roblox/cube3d-v0.5', 'org/name@revision' or 'org/name:file'."
+        ),
     ],
     tokenizer: Annotated[str, typer.Option(help="shape_tokenizer.safetensors, or a Hub id, as for --gpt.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Pipeline folder to write.")],

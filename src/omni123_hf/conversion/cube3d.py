@@ -3,30 +3,31 @@
 Everything is checked against the files' headers before a weight is read and before anything is written.
 """
 
+import os
 import shlex
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedModel
 
 from omni123_hf.conversion.cube3d_card import LICENCE, lineage, model_card
 from omni123_hf.conversion.cube3d_keys import EMBEDDER_NAMES, compare, gpt_key, tokenizer_key, unbiased_optional
 from omni123_hf.conversion.cube3d_sizes import NUM_SPECIALS, CubeSettings, has_bias, read_configs
 from omni123_hf.conversion.source_file import SourceFile
+from omni123_hf.conversion.target_folder import check_sources_outside, check_target, staged
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling.configuration_omni123 import Omni123Config
 from omni123_hf.modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.pipelines import Omni123TextTo3DPipeline
-from omni123_hf.pipelines.registry import INDEX_FILE, write_provenance
+from omni123_hf.pipelines.registry import write_provenance
 
 
 GPT_FILE, TOKENIZER_FILE = "shape_gpt.safetensors", "shape_tokenizer.safetensors"
@@ -59,22 +60,27 @@ def convert_cube3d(
 ) -> Conversion:
     """Writes `out`: `transformer/`, `shape_tokenizer/`, an index, a card with licence and lineage, and hashes.
 
-    `gpt` and `tokenizer` are safetensors files, or Hub ids `org/name` or `org/name:file`. `config` is Cube 3D's
+    `gpt` and `tokenizer` are safetensors files, or Hub ids `org/name[@revision][:file]`. `config` is Cube 3D's
     configuration as JSON: it gives RoPE's theta and the norms' epsilon, and must agree with the tensors. `text_encoder`, a
     folder or Hub id of a CLIP text model with its tokenizer, is copied into the folder. Weights keep the type they are
     stored in unless `dtype` names another. Raises `Omni123Error` for bad input, before anything is written.
     """
     if dtype is not None and dtype not in DTYPES:
         raise Omni123Error(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    target = check_target(out, overwrite)
+    given = {"--gpt": gpt, "--tokenizer": tokenizer, "--config": config, "--text-encoder": text_encoder}
+    check_sources_outside(target, given)
     settings = CubeSettings() if config is None else CubeSettings.read(config)
     files = {"gpt": SourceFile(gpt, GPT_FILE), "tokenizer": SourceFile(tokenizer, TOKENIZER_FILE)}
+    # Once more, for a cache of the Hub may lie anywhere.
+    check_sources_outside(target, {f"--{role}": file.path for role, file in files.items()})
     for file in files.values():
         file.check_types()
     gpt_config, tokenizer_config, unknown = read_configs(files["gpt"].shapes, files["tokenizer"].shapes, settings)
     zeros = check_gpt(files["gpt"], gpt_config, code_dim=tokenizer_config.code_dim)
     embedder = check_tokenizer(files["tokenizer"], tokenizer_config)
     text = {} if text_encoder is None else load_text_encoder(text_encoder, gpt_config.text_embed_dim)
-    with staged(out, overwrite, sources=[file.path for file in files.values()]) as folder:
+    with staged(target) as folder:
         cast = None if dtype is None else DTYPES[dtype]
         shape_tokenizer = build_tokenizer(files["tokenizer"], tokenizer_config, embedder, cast)
         pipeline = Omni123TextTo3DPipeline(
@@ -179,13 +185,20 @@ def build_gpt(
 
 def load_text_encoder(name: str, width: int) -> dict[str, Any]:
     """The components `text_encoder` and `tokenizer`. Raises `Omni123Error` unless it is a whole CLIP of this width."""
+    folder = os.path.expanduser(name)
+    source = folder if os.path.isdir(folder) else name
     try:
-        loaded: Any = CLIPTextModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        # A pickle (`pytorch_model.bin`) can run code when it is opened, and so can a tokenizer of one's own class.
+        loaded: Any = CLIPTextModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (
+        OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError, StrictDataclassError,
+    ) as error:  # fmt: skip
         raise Omni123Error(
             f"cannot load --text-encoder {name!r} as a CLIP text model with its tokenizer ({' '.join(str(error).split())[:200]}); "
-            f"give a folder that holds both, or a Hub id such as {PUBLIC_TEXT_ENCODER}"
+            f"give a folder that holds both (weights as safetensors), or a Hub id such as {PUBLIC_TEXT_ENCODER}"
         ) from error
     model, report = loaded
     if report["missing_keys"]:
@@ -200,39 +213,6 @@ def load_text_encoder(name: str, width: int) -> dict[str, Any]:
     # A tokenizer saved without its length would pad without end.
     tokenizer.model_max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     return {"text_encoder": model, "tokenizer": tokenizer}
-
-
-@contextmanager
-def staged(out: Path, overwrite: bool, sources: list[Path]) -> Iterator[Path]:
-    """A folder to fill that becomes `out` when the block ends well; otherwise nothing is left of it.
-
-    Raises `Omni123Error` when `out` is taken: by a file, by a checkpoint unless `overwrite`, by anything else always.
-    """
-    if out.exists():
-        is_checkpoint = (out / INDEX_FILE).is_file()
-        if not out.is_dir() or (any(out.iterdir()) and not is_checkpoint):
-            raise Omni123Error(f"--out {str(out)!r} exists and is no checkpoint; give a new folder")
-        if is_checkpoint and not overwrite:
-            raise Omni123Error(f"--out {str(out)!r} exists; add --overwrite to replace it, or give a new folder")
-        if any(out.resolve() in source.resolve().parents for source in sources):
-            raise Omni123Error(
-                f"--out {str(out)!r} holds a source file, which replacing it would delete; give another folder"
-            )
-    nearest = out.absolute().parent
-    while not nearest.exists():
-        nearest = nearest.parent
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=".omni123-", dir=nearest))
-    except OSError as error:
-        raise Omni123Error(f"cannot write to --out {str(out)!r}: {error.strerror}; give another folder") from error
-    try:
-        yield temporary / "checkpoint"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rename(temporary / "replaced")
-        (temporary / "checkpoint").rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _shapes(model_class: type[PreTrainedModel], config: Any) -> dict[str, tuple[int, ...]]:

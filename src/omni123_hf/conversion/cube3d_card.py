@@ -1,6 +1,7 @@
 """Where converted weights come from and what their licence is: lineage and model card."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def lineage(
         config.use_bbox,
     )
     # A local folder is named without the folders above it: those are of this machine.
-    is_local = text_encoder is not None and Path(text_encoder).expanduser().exists()
+    is_local = text_encoder is not None and os.path.exists(os.path.expanduser(text_encoder))
     return {
         "format": "Cube 3D",
         "base_model": files["gpt"].hub_id or RELEASES.get(sizes),
@@ -56,11 +57,17 @@ def lineage(
     }
 
 
+def _origin(entry: dict[str, Any]) -> str:
+    if entry["hub_id"] is None:
+        return "local file"
+    return f"{entry['hub_id']}@{entry['commit']}" if entry["commit"] else entry["hub_id"]
+
+
 def model_card(facts: dict[str, Any]) -> str:
     """`README.md` of a converted folder, from its lineage."""
     base, text = facts["base_model"], facts["text_encoder"]
     rows = "\n".join(
-        f"| {role} | {entry['hub_id'] or 'local file'} | {entry['file']} | {entry['bytes']:,} | {entry['tensors']} | "
+        f"| {role} | {_origin(entry)} | {entry['file']} | {entry['bytes']:,} | {entry['tensors']} | "
         f"{', '.join(entry['dtypes'])} | `{entry['sha256']}` |"
         for role, entry in facts["files"].items()
     )

@@ -7,6 +7,8 @@ misleading it. A size that no tensor gives becomes 1: its tensors are missing th
 import json
 import math
 import re
+import reprlib
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,11 +54,15 @@ class CubeSettings:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise Omni123Error(f"cannot read the configuration {str(path)!r} as JSON: {error}") from error
+        except RecursionError as error:
+            raise Omni123Error(
+                f"cannot read the configuration {str(path)!r}: it is nested too deeply; give Cube 3D's as JSON"
+            ) from error
         sections = [content.get(name) for name in _ONLY] if isinstance(content, dict) else []
         if not any(sections) or not all(isinstance(section, dict | None) for section in sections):
             raise Omni123Error(f"{str(path)!r} has no sections 'gpt_model' and 'shape_model'; give Cube 3D's as JSON")
         refused = [
-            f"{name}.{key} {content[name][key]!r} (only {value!r})"
+            f"{name}.{key} {reprlib.repr(content[name][key])} (only {value!r})"
             for name, keys in _ONLY.items()
             for key, value in keys.items()
             if (content.get(name) or {}).get(key, value) != value
@@ -70,8 +76,12 @@ class CubeSettings:
 
     def positive(self, section: str, key: str, default: float) -> float:
         value = getattr(self, section).get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise Omni123Error(f"the configuration's {key} is {value!r}; it must be a positive number")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # Whole numbers of JSON have no bound; those beyond a float's are refused before they are made one.
+        if not is_number or not 0 < value <= sys.float_info.max:
+            raise Omni123Error(
+                f"the configuration's {key} is {reprlib.repr(value)}; it must be a positive number that a float holds"
+            )
         return float(value)
 
 
@@ -90,8 +100,9 @@ def read_configs(
     contradictions, unknown = [], []
     for name, section, sizes in (("gpt_model", settings.gpt, gpt_sizes), ("shape_model", settings.shape, shape_sizes)):
         for key, value in section.items():
-            if key in sizes and (sorted(value) if isinstance(value, list) else value) != sizes[key]:
-                contradictions.append(f"{name}.{key} is {value!r}, the tensors say {sizes[key]!r}")
+            is_numbers = isinstance(value, list) and all(isinstance(item, int) for item in value)
+            if key in sizes and (sorted(value) if is_numbers else value) != sizes[key]:
+                contradictions.append(f"{name}.{key} is {reprlib.repr(value)}, the tensors say {sizes[key]!r}")
             elif key not in sizes and key not in _ONLY[name] and key not in ("rope_theta", "eps"):
                 unknown.append(f"{name}.{key}")
     if contradictions:

@@ -22,16 +22,42 @@ from omni123_hf.pipelines import Omni123TextTo3DPipeline
 
 IO_FILE, CONFIG_FILE = "io.safetensors", "config.json"
 INPUTS = ("text", "bbox", "ids", "points", "normals", "queries", "random_ids")
+# What each output is computed from. `indices` are an output of the points and the input of their latents.
+NEEDS = {
+    "baked_token_table": (),
+    "logits": ("text", "ids"),
+    "encoder_out": ("points", "normals"),
+    "indices": ("points", "normals"),
+    "quantized": ("points", "normals"),
+    "decoded_latents": ("indices",),
+    "occupancy": ("indices", "queries"),
+    "random_latents": ("random_ids",),
+    "random_occupancy": ("random_ids", "queries"),
+    "grid_occupancy": ("random_ids",),
+}
 QUERY_CHUNK = 65536
 
 
 class Stored:
-    """Tensors of `io.safetensors`; remembers which were read, so that no input is passed over in silence."""
+    """Tensors of `io.safetensors`; remembers which were read, so that no input is passed over in silence.
+
+    Raises `Omni123Error` when an output is stored without what it is computed from: it would go unchecked.
+    """
 
     def __init__(self, path: Path):
         file = SourceFile(str(path), IO_FILE)
         self.tensors = {name: file.tensor(name) for name in file.shapes}
         self.used: set[str] = set()
+        lacking = [
+            f"{output} (lacks {', '.join(missing)})"
+            for output, needed in NEEDS.items()
+            if self.has(output) and (missing := [name for name in needed if not self.has(name)])
+        ]
+        if lacking:
+            raise Omni123Error(
+                f"{IO_FILE} holds outputs without the inputs that they are computed from: {'; '.join(lacking)}. Store those "
+                "inputs too, or leave these outputs out"
+            )
 
     def has(self, *names: str) -> bool:
         return all(name in self.tensors for name in names)
@@ -48,8 +74,9 @@ def verify_cube3d(folder: Path, tolerance: float = 1e-4) -> dict[str, Any]:
 
     `folder` holds `shape_gpt.safetensors`, `shape_tokenizer.safetensors`, `io.safetensors` and maybe `config.json`. Returns
     `errors` (greatest absolute error by output, for `indices` the number of differing ids; None where a value is not
-    finite), `max`, `tolerance`, `passed` and `not_checked`, the stored tensors that took no part. Raises `Omni123Error`
-    for bad input and when nothing can be compared.
+    finite), `max`, `tolerance`, `passed`, `not_checked` (the stored tensors that took no part) and `unknown` (those of them
+    that are no known input, with which nothing passes). Raises `Omni123Error` for bad input, for an output whose inputs are
+    not stored, and when nothing can be compared.
     """
     if not 0 <= tolerance < math.inf:
         raise Omni123Error(f"the tolerance must be a finite number of at least 0; got {tolerance}")
@@ -88,13 +115,16 @@ def verify_cube3d(folder: Path, tolerance: float = 1e-4) -> dict[str, Any]:
         raise Omni123Error(
             f"{IO_FILE} holds no output that can be compared; it has {', '.join(sorted(stored.tensors))}"
         )
+    unused = set(stored.tensors) - set(errors) - stored.used
+    unknown = unused.difference(INPUTS)
     worst = max(errors.values(), key=lambda value: (not math.isfinite(value), value))
     return {
         "errors": {name: value if math.isfinite(value) else None for name, value in errors.items()},
         "max": worst if math.isfinite(worst) else None,
         "tolerance": tolerance,
-        "passed": worst <= tolerance,
-        "not_checked": sorted(set(stored.tensors) - set(errors) - stored.used.intersection(INPUTS)),
+        "passed": worst <= tolerance and not unknown,
+        "not_checked": sorted(unused),
+        "unknown": sorted(unknown),
     }
 
 
@@ -103,7 +133,7 @@ def gpt_outputs(model: Omni123ForConditionalGeneration, head: torch.Tensor, stor
     results = {}
     if stored.has("baked_token_table"):
         results["baked_token_table"] = model.embed_tokens.weight
-    if stored.has("logits", "text", "ids"):
+    if stored.has("logits"):
         codes, ids = model.config.num_shape_codes, stored["ids"]
         start = torch.full_like(ids[:, :1], model.config.shape_start_id)
         has_box = stored.has("bbox") and model.config.use_bbox
@@ -122,7 +152,7 @@ def gpt_outputs(model: Omni123ForConditionalGeneration, head: torch.Tensor, stor
 def encoder_outputs(model: Omni123ShapeTokenizer, stored: Stored) -> dict[str, torch.Tensor]:
     """`encoder_out`, `indices (B, L)` and `quantized` of `points` and `normals (B, N, 3)`."""
     wanted = [name for name in ("encoder_out", "indices", "quantized") if stored.has(name)]
-    if not wanted or not stored.has("points", "normals"):
+    if not wanted:
         return {}
     # Not `encode`, which checks that points are those of a normalised mesh: the stored ones need not be.
     hidden = model.encoder(model.point_embedding(stored["points"]), stored["normals"])
@@ -147,12 +177,8 @@ def decoder_outputs(model: Omni123ShapeTokenizer, stored: Stored) -> dict[str, t
         ("random_ids", {"random_latents": None, "random_occupancy": "queries", "grid_occupancy": "grid"}),
     )
     for ids, outputs in sources:
-        wanted = [
-            name
-            for name, points in outputs.items()
-            if stored.has(name) and (points != "queries" or stored.has(points))
-        ]
-        if not wanted or not stored.has(ids):
+        wanted = [name for name in outputs if stored.has(name)]
+        if not wanted:
             continue
         latents = model.decode_latents(stored[ids])
         memory = model.project_latents(latents)
@@ -179,6 +205,8 @@ def _field(model: Omni123ShapeTokenizer, memory: Any, queries: torch.Tensor) -> 
 
 
 def _error(name: str, ours: torch.Tensor, stored: torch.Tensor) -> float | int:
+    if stored.numel() == 0:
+        raise Omni123Error(f"{name} is stored without a value: there is nothing to compare")
     if stored.ndim == ours.ndim + 1 and stored.shape[-1] == 1:
         stored = stored.squeeze(-1)
     if ours.shape != stored.shape:

@@ -42,6 +42,14 @@ def check_latent(latent: torch.Tensor, channels: int, what: str = "as encode() o
         _finite_range(latent, "latent")
 
 
+def check_grid(grid: tuple[int, int]) -> None:
+    """Raises `Omni123Error` unless `grid` is (rows, columns), two whole numbers of at least 1."""
+    is_pair = isinstance(grid, (tuple, list)) and len(grid) == 2
+    # Sizes are symbols while a graph with free shapes is traced.
+    if not is_pair or not all(isinstance(size, (int, torch.SymInt)) and size >= 1 for size in grid):
+        raise Omni123Error(f"the grid {grid!r} is no (rows, columns) of at least one cell: give two whole numbers.")
+
+
 def _check_float(x: torch.Tensor, name: str, fix: str) -> None:
     if not torch.is_tensor(x):
         raise Omni123Error(f"{name} is a {type(x).__name__}: give a torch tensor of floats.")

@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ..errors import Omni123Error
+from .checks_configuration import check_mlp, check_positive, check_sizes
 
 
 @strict
@@ -53,6 +54,9 @@ class Omni123ImageTokenizerConfig(PreTrainedConfig):
 
         Not named `validate_*`: those are wrapped in a `StrictDataclassClassValidationError`, which is no `ValueError`.
         """
+        check_sizes(self, "num_codes", "code_dim", "num_frequencies", "entropy_tokens")
+        check_sizes(self, "quantizer_warmup_steps", "restart_after", at_least=0)
+        check_positive(self, "layer_norm_eps", "entropy_temperature")
         if self.num_tokens < 1 or self.num_tokens & (self.num_tokens - 1):
             raise Omni123Error(f"num_tokens {self.num_tokens} is not a power of two: pooled levels double each time.")
         if not 0 < self.semantic_dim < self.latent_dim:
@@ -60,10 +64,10 @@ class Omni123ImageTokenizerConfig(PreTrainedConfig):
                 f"semantic_dim {self.semantic_dim} must lie inside latent_dim {self.latent_dim}: both groups "
                 f"need channels."
             )
-        for side, width, heads in (
-            ("encoder", self.encoder_hidden_size, self.num_encoder_heads),
-            ("decoder", self.decoder_hidden_size, self.num_decoder_heads),
-        ):
+        for side in ("encoder", "decoder"):
+            check_sizes(self, f"{side}_hidden_size", f"num_{side}_layers", f"num_{side}_heads")
+            check_mlp(self, "mlp_ratio", f"{side}_hidden_size")
+            width, heads = getattr(self, f"{side}_hidden_size"), getattr(self, f"num_{side}_heads")
             if width % heads:
                 raise Omni123Error(f"{side}_hidden_size {width} is not a multiple of num_{side}_heads {heads}.")
 

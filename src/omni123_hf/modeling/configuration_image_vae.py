@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import DINOv3ViTConfig, PreTrainedConfig
 
 from ..errors import Omni123Error
+from .checks_configuration import check_mlp, check_positive, check_sizes
 
 
 # DINOv3 ViT-L/16. `DINOv3ViTConfig()` alone is a ViT-S without register tokens, so every size is written out.
@@ -51,6 +52,20 @@ def square_patch_size(encoder: DINOv3ViTConfig) -> int:
             "square and a power of two, such as 16."
         )
     return side
+
+
+def check_encoder(encoder: DINOv3ViTConfig) -> None:
+    """Raises `Omni123Error` for sizes of which transformers builds a broken encoder, or fails without saying why."""
+    try:
+        check_sizes(encoder, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        check_sizes(encoder, "num_register_tokens", at_least=0)
+    except Omni123Error as error:
+        raise Omni123Error(f"the encoder's {error}") from None
+    if encoder.hidden_size % (4 * encoder.num_attention_heads):
+        raise Omni123Error(
+            f"the encoder's hidden_size {encoder.hidden_size} must be a multiple of 4 * num_attention_heads "
+            f"({4 * encoder.num_attention_heads}): its rotary positions split each head in four."
+        )
 
 
 @strict
@@ -129,6 +144,7 @@ class Omni123ImageVAEConfig(PreTrainedConfig):
                 f"{len(self.upsampler_channels)} times, but the encoder's patch size is {patch_size}: give "
                 f"log2(patch size) = {patch_size.bit_length() - 1} entries."
             )
+        check_encoder(encoder)
         if encoder.num_channels != 3:
             raise Omni123Error(f"the encoder reads {encoder.num_channels} channels: images here have 3.")
         if self.image_size < 1 or self.image_size % patch_size:
@@ -143,6 +159,13 @@ class Omni123ImageVAEConfig(PreTrainedConfig):
                 f"texture_taps {self.texture_taps} must name hidden states 0..{encoder.num_hidden_layers - 1} "
                 f"of the encoder."
             )
+        check_sizes(self, "texture_hidden_size", "decoder_hidden_size", "num_decoder_heads")
+        # A decoder may be convolutions alone, and an upsampler depth-to-space alone.
+        check_sizes(self, "num_decoder_layers", "upsampler_blocks", at_least=0)
+        check_mlp(self, "decoder_mlp_ratio", "decoder_hidden_size")
+        check_positive(self, "layer_norm_eps")
+        if min(self.upsampler_channels) < 1:
+            raise Omni123Error(f"upsampler_channels {self.upsampler_channels} must each be at least 1.")
         if self.decoder_hidden_size % (4 * self.num_decoder_heads):
             raise Omni123Error(
                 f"decoder_hidden_size {self.decoder_hidden_size} must be a multiple of 4 * num_decoder_heads "

@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from ..errors import Omni123Error
+from .checks_configuration import check_mlp, check_positive, check_sizes
 
 
 @strict
@@ -78,12 +79,16 @@ class Omni123ShapeTokenizerConfig(PreTrainedConfig):
 
     def check_sizes(self) -> None:
         """Raises `Omni123Error` when sizes cannot form a model (the base class would wrap it when called `validate_…`)."""
+        check_sizes(
+            self, "num_latents", "num_codes", "code_dim", "hidden_size", "num_attention_heads", "num_encoder_layers",
+            "num_decoder_layers", "num_frequencies",
+        )  # fmt: skip
+        check_mlp(self, "mlp_ratio", "hidden_size")
+        check_positive(self, "layer_norm_eps", "rms_norm_eps", "code_scale_init")
         if self.hidden_size % self.num_attention_heads:
             raise Omni123Error(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
             )
-        if self.num_decoder_layers < 1:
-            raise Omni123Error(f"num_decoder_layers is {self.num_decoder_layers}: the decoder needs at least 1.")
         if self.num_normal_features != 3:
             raise Omni123Error(f"num_normal_features is {self.num_normal_features}: a normal has 3 components.")
         if 0 not in self.encoder_cross_attention_layers:
@@ -92,6 +97,11 @@ class Omni123ShapeTokenizerConfig(PreTrainedConfig):
             raise Omni123Error(
                 f"encoder_cross_attention_layers {self.encoder_cross_attention_layers} name a layer beyond "
                 f"num_encoder_layers {self.num_encoder_layers}."
+            )
+        if min(self.encoder_cross_attention_layers) < 0:
+            raise Omni123Error(
+                f"encoder_cross_attention_layers {self.encoder_cross_attention_layers} name a negative layer: layers "
+                "count from 0."
             )
 
     def check_training(self) -> None:

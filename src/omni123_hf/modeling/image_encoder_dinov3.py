@@ -57,11 +57,14 @@ class DINOv3Source:
             return self.model.state_dict()
         name = self.description["name_or_path"]
         try:
-            loaded: Any = DINOv3ViTModel.from_pretrained(self.folder, dtype="auto", output_loading_info=True)
+            # A pickle (`pytorch_model.bin`) can run code when it is opened.
+            loaded: Any = DINOv3ViTModel.from_pretrained(
+                self.folder, dtype="auto", output_loading_info=True, use_safetensors=True
+            )
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise Omni123Error(
                 f"cannot load the DINOv3 weights of {name!r}: {one_line(error)}; fetch the folder again, with "
-                "config.json and all .safetensors files."
+                "config.json and all .safetensors files (a pytorch_model.bin is not read: save it as safetensors first)."
             ) from error
         model, report = loaded
         for kind, problem in (("missing_keys", "lack"), ("unexpected_keys", "have, against their config.json,")):

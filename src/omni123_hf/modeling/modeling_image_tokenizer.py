@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..errors import Omni123Error
 from .attention_image import QFormerAttention
-from .checks_image import check_latent
+from .checks_image import check_grid, check_latent
 from .configuration_image_tokenizer import Omni123ImageTokenizerConfig
 from .modeling_image_vae import patch_centres
 from .quantization_image import CosineVectorQuantizer
@@ -198,19 +198,22 @@ class Omni123ImageTokenizer(PreTrainedModel):
         """How many tokens a latent grid is given: the largest power of two that its cells can be pooled to.
 
         A 32 x 32 grid (512²) gets 1,024 and a 16 x 16 grid (256²) 256, `num_tokens` at most. A grid more than twice as
-        high as wide gets fewer than it has cells, because columns split first.
+        high as wide gets fewer than it has cells, because columns split first. Raises `Omni123Error` for anything but two
+        whole numbers of at least 1.
         """
+        check_grid(grid)
         count = min(self.config.num_tokens, 1 << ((grid[0] * grid[1]).bit_length() - 1))
         while not fits_grid(count, grid):
             count //= 2
         return count
 
-    def _check_grid(self, num_tokens: int, grid: tuple[int, int]) -> None:
+    def _check_num_tokens(self, num_tokens: int, grid: tuple[int, int]) -> None:
         """Raises `Omni123Error` unless `num_tokens` is a length of this model that `grid` can be pooled to."""
-        if len(grid) != 2 or min(grid) < 1:
-            raise Omni123Error(f"the grid {tuple(grid)} is no (rows, columns) of at least one cell.")
-        if num_tokens < 1 or num_tokens & (num_tokens - 1) or num_tokens > self.config.num_tokens:
-            raise Omni123Error(f"num_tokens {num_tokens} must be a power of two of at most {self.config.num_tokens}.")
+        is_whole = isinstance(num_tokens, (int, torch.SymInt))
+        if not is_whole or num_tokens < 1 or num_tokens & (num_tokens - 1) or num_tokens > self.config.num_tokens:
+            raise Omni123Error(
+                f"num_tokens {num_tokens!r} must be a power of two of at most {self.config.num_tokens}."
+            )
         if not fits_grid(num_tokens, grid):
             raise Omni123Error(
                 f"{num_tokens} tokens pool down to {level_grids(num_tokens)[-1]} cells, but the latent has "
@@ -222,7 +225,7 @@ class Omni123ImageTokenizer(PreTrainedModel):
         check_latent(latent, self.config.latent_dim)
         grid = (latent.shape[2], latent.shape[3])
         count = self.tokens_for(grid) if num_tokens is None else num_tokens
-        self._check_grid(count, grid)
+        self._check_num_tokens(count, grid)
         memory = self.latent_proj(self.latent_norm(latent.to(self.dtype).flatten(2).transpose(1, 2)))
         queries = self.query_proj(multi_level_pool(memory.transpose(1, 2).unflatten(-1, grid), count))
         position = self.encoder_position_2d(grid, memory)
@@ -250,14 +253,16 @@ class Omni123ImageTokenizer(PreTrainedModel):
     def decode(self, indices: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Standardised latent `(B, D, h, w)` of indices `(B, N)` on the grid `(h, w)` that they were encoded from.
 
-        Raises `Omni123Error` for another shape, numbers that are no code ids, and an N that the grid cannot have.
+        Raises `Omni123Error` for another shape, numbers that are no code ids, a grid of anything but two whole numbers of
+        at least 1, and an N that the grid cannot have.
         """
+        check_grid(grid)
         if torch.is_tensor(indices) and (indices.ndim != 2 or not 1 <= indices.shape[1] <= self.config.num_tokens):
             raise Omni123Error(
                 f"indices have shape {tuple(indices.shape)}: give (B, N) with at most {self.config.num_tokens} tokens."
             )
         codes = self.quantizer.decode(indices)
-        self._check_grid(codes.shape[1], grid)
+        self._check_num_tokens(codes.shape[1], grid)
         return self._decode_from_code_space(codes, grid)
 
     def feature_losses(self, reconstruction: torch.Tensor, latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -280,9 +285,8 @@ class Omni123ImageTokenizer(PreTrainedModel):
 
         Raises `Omni123Error` for what `encode` refuses.
         """
-        grid = (latent.shape[-2], latent.shape[-1])
         quantized = self.quantizer(self._encode_to_code_space(latent, num_tokens))
-        reconstruction = self._decode_from_code_space(quantized.quantized, grid)
+        reconstruction = self._decode_from_code_space(quantized.quantized, (latent.shape[2], latent.shape[3]))
         feature_loss, semantic, texture = self.feature_losses(reconstruction, latent)
         return Omni123ImageTokenizerOutput(
             loss=feature_loss + quantized.loss,

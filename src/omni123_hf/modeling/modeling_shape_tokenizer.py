@@ -317,6 +317,7 @@ class Omni123ShapeTokenizer(PreTrainedModel):
         check_surface(points, normals)
         return self.encoder(self.point_embedding(points), normals)[:, 1:]
 
+    @torch.no_grad()
     def encode(self, points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
         """Shape tokens `(B, num_latents)` int64 of surface points and unit normals `(B, N, 3)`: the nearest codes.
 

@@ -249,7 +249,9 @@ def _code_ids(segment: Segment, codes: Any, config: Omni123Config) -> torch.Tens
 def _view_ids(segment: Segment, parts: Mapping[str, Any], config: Omni123Config) -> torch.Tensor:
     index = _integers(parts.get(segment.name, segment.default_view), f"View {segment.name!r}")
     if not config.num_views:
-        raise Omni123Error(f"View {segment.name!r} needs a model with views: this one has none (resize_view_embeddings).")
+        raise Omni123Error(
+            f"View {segment.name!r} needs a model with views: this one has none (resize_view_embeddings)."
+        )
     if index.ndim > 1 or int(index.min()) < 0 or int(index.max()) >= config.num_views:
         raise Omni123Error(
             f"View {segment.name!r} is {index.tolist()}: give an index, or one for each row, from 0 to "
