@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 from tiny_store import write_tiny_store
@@ -50,6 +51,31 @@ def test_token_stats_in_words_and_as_json(written, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["pairs"]["splits"] == {"train": 12, "validation": 4} and facts["pairs"]["shards"] == 3
     assert 0 < facts["pairs"]["code_use"]["shape_tokens"] <= 1
+
+
+def test_stats_of_shards_are_those_of_token_stats(written, capsys):
+    for options in ((), ("--json",)):
+        assert call("token-stats", written, *options) == 0
+        by_its_own_command = capsys.readouterr().out
+        assert call("stats", written, *options) == 0
+        assert capsys.readouterr().out == by_its_own_command
+
+
+def test_without_a_network_an_upload_is_one_error(written, monkeypatch, capsys):
+    # A port where nobody listens; the endpoint was read when the library was imported.
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for arguments, message in (
+        (("push-tokens", written, "someone/x"), "cannot upload to 'someone/x'"),
+        (("token-stats", "someone/no-such-shards"), "cannot download 'someone/no-such-shards'"),
+    ):
+        assert call(*arguments) == 2, arguments
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("error: ") and message in last
+    assert not list(written.glob(".hub-*"))
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(data, written, tiny_pipeline_folder, tmp_path, capsys):

@@ -9,10 +9,20 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from local_hub import LocalHub
-from tiny_shards import LAYOUT, ORIGIN, QUIET, encode, tiny_records, write_tiny_shards
+from tiny_shards import (
+    LAYOUT,
+    ORIGIN,
+    QUIET,
+    encode,
+    tiny_records,
+    tiny_shards_with_embeddings,
+    write_tiny_shards,
+)
 
 from omni123_hf.data.shards.edits import EditTokens, write_edits
 from omni123_hf.data.shards.hub import build_shards, export_hub_folder, push_to_hub
@@ -206,6 +216,49 @@ def test_upload_streaming_and_fetching_through_a_server(shards, tmp_path):
     assert "cannot upload to 'refused/tiny'" in facts["errors"][2]
     assert not list(shards.folder.glob(".hub-*"))
     assert any(request.startswith("PUT /objects/") for request in requests)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda table: table.set_column(2, "split", pa.array(["heldout"] * table.num_rows)),
+        lambda table: table.set_column(6, "captions_short", pa.array([[]] * table.num_rows, pa.list_(pa.string()))),
+        lambda table: table.set_column(6, "captions_short", pa.nulls(table.num_rows, pa.list_(pa.string()))),
+        lambda table: table.drop_columns(["licence"]),
+        lambda table: table.drop_columns(["shape_tokens"]),
+        lambda table: table.set_column(0, "shape_tokens", pa.array(["x"] * table.num_rows)),
+        lambda table: table.slice(1),
+    ],
+)
+def test_a_table_that_is_not_the_uploaded_one_leaves_nothing(shards, tmp_path, edit):
+    hub = export_hub_folder(shards, tmp_path / "hub")
+    path = hub / "data/pairs/train-00000-of-00004.parquet"
+    pq.write_table(edit(pq.read_table(path)), path)
+    (tmp_path / "back").mkdir()
+    with pytest.raises(Omni123Error, match="train-00000-of-00004.parquet is not the file"):
+        build_shards(hub, tmp_path / "back")
+    assert not [file for file in tmp_path.joinpath("back").rglob("*") if file.is_file()]
+
+
+def test_codes_outside_their_vocabulary_are_refused_on_the_way_back(shards, tmp_path):
+    hub = export_hub_folder(shards, tmp_path / "hub")
+    index = json.loads((hub / "shards.json").read_text())
+    index["pools"]["pairs"]["fields"][0]["codes"] = 400
+    (hub / "shards.json").write_text(json.dumps(index))
+    (tmp_path / "back").mkdir()
+    with pytest.raises(Omni123Error, match="is not the file"):
+        build_shards(hub, tmp_path / "back")
+
+
+def test_embeddings_that_a_hub_index_tells_of_are_dropped(tmp_path):
+    local = tiny_shards_with_embeddings(tmp_path / "shards")
+    hub = export_hub_folder(local, tmp_path / "hub")
+    (hub / "shards.json").write_bytes((tmp_path / "shards/shards.json").read_bytes())
+    (tmp_path / "back").mkdir()
+    build_shards(hub, tmp_path / "back")
+    back = TokenShards.open(tmp_path / "back", verify=True)
+    assert_same(back, local)
+    assert back["pairs"].info.embeddings == {}
 
 
 def assert_same(one: TokenShards, other: TokenShards) -> None:

@@ -54,3 +54,18 @@ def encode(records: list[ShardRecord]) -> np.ndarray:
 def write_tiny_shards(folder: Path, count: int = 40, options: WriterOptions = QUIET) -> TokenShards:
     write_pool(folder, LAYOUT, tiny_records(count), encode, ORIGIN, options)
     return TokenShards.open(folder)
+
+
+class ConstantTextEncoder:
+    """Every text as 3 positions of width 2."""
+
+    def __init__(self, name: str):
+        self.facts = {name: {"shape": [3, 2], "weights": "w" * 64, "tokenizer": "t" * 64}}
+
+    def embed(self, encoder: str, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones((len(texts), 3, 2)), np.ones((len(texts), 3))
+
+
+def tiny_shards_with_embeddings(folder: Path, encoder: str = "clip") -> TokenShards:
+    write_pool(folder, LAYOUT, tiny_records(), encode, ORIGIN, QUIET, ConstantTextEncoder(encoder))
+    return TokenShards.open(folder)

@@ -2,7 +2,7 @@
 
 | module | what it decides |
 |---|---|
-| `format.py`, `manifest.py` | files, `shards.json`, rows of the manifest |
+| `format.py`, `index.py`, `manifest.py` | files, `shards.json`, rows of the manifest |
 | `writer.py` | one pool, resumable |
 | `tokenizers.py`, `store_tokens.py`, `edits.py`, `text.py` | where tokens and text embeddings come from |
 | `reader.py`, `order.py`, `streaming.py`, `statistics.py` | random access, order of records, streams, use of the codes |

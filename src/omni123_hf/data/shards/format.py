@@ -14,9 +14,9 @@ A record holds code ids only. Special ids live outside the code range, so that 6
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +33,9 @@ TOKEN_DTYPE = np.dtype("<u2")
 EMBEDDING_DTYPE = np.dtype("<f2")
 MOST_CODES = 2**16
 POOLS = ("shapes", "images", "pairs", "edits")
+KINDS = ("shape", "image")
+# They are parts of file names; without a dot, no encoder is called like another's mask.
+_ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Field:
     codes: int
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise Omni123Error(f"{self.name} has the kind {self.kind!r}; choose one of {', '.join(KINDS)}")
         if not 1 <= self.codes <= MOST_CODES:
             raise Omni123Error(f"{self.name} has {self.codes} codes: token shards hold 1 to {MOST_CODES:,}")
         if self.length < 1:
@@ -61,6 +66,12 @@ class PoolLayout:
     def __post_init__(self) -> None:
         if self.name not in POOLS:
             raise Omni123Error(f"unknown pool {self.name!r}; choose one of {', '.join(POOLS)}")
+        names = [part.name for part in self.fields]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise Omni123Error(
+                f"the field {repeated[0]!r} stands twice in the pool {self.name}; give each its own name"
+            )
 
     @property
     def record_length(self) -> int:
@@ -124,47 +135,30 @@ class PoolInfo:
     sources: list[dict[str, Any]]
     shards: list[Shard] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        for name in self.embeddings:
+            if not _ENCODER.fullmatch(name) or name in ("tokens", "manifest"):
+                raise Omni123Error(f"a text encoder {name!r} cannot name a file; use letters, digits, _ and -")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values = asdict(self)
         layout = values.pop("layout")
         return {"fields": layout["fields"], "record_length": self.layout.record_length, **values}
 
-    @classmethod
-    def from_dict(cls, name: str, values: Mapping[str, Any]) -> PoolInfo:
-        """Inverse of `to_dict`."""
-        rest = {key: value for key, value in values.items() if key not in ("fields", "record_length", "shards")}
-        shards = [
-            Shard(**{**entry, "files": {key: FileEntry(**file) for key, file in entry["files"].items()}})
-            for entry in values["shards"]
-        ]
-        return cls(PoolLayout(name, tuple(Field(**part) for part in values["fields"])), shards=shards, **rest)
+
+def shard_name(split: str, number: int) -> str:
+    """Name of the shard `number` of a split."""
+    return f"{split}-{number:05d}"
 
 
-def read_index(folder: Path) -> dict[str, PoolInfo]:
-    """Pools of a finished shard folder. Raises `Omni123Error` for one that is missing, unfinished or of another version."""
-    try:
-        content = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise Omni123Error(
-            f"{folder} holds no finished token shards (no {INDEX_FILE}); run `omni123 data tokenize` to its end"
-        ) from error
-    except ValueError as error:
-        raise Omni123Error(f"{folder / INDEX_FILE} is no JSON: {error}; copy the shards again") from error
-    version = content.get("format") if isinstance(content, dict) else None
-    if version != SHARDS_FORMAT:
-        raise Omni123Error(f"{folder} has shard format {version}, this version reads {SHARDS_FORMAT}")
-    try:
-        return {name: PoolInfo.from_dict(name, values) for name, values in content["pools"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Omni123Error(f"{folder / INDEX_FILE} is incomplete ({error}); copy the shards again") from error
-
-
-def write_index(folder: Path, pools: Mapping[str, PoolInfo]) -> None:
-    """Write `shards.json`, which makes the folder a finished one."""
-    content = {"format": SHARDS_FORMAT, "pools": {name: pools[name].to_dict() for name in POOLS if name in pools}}
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_bytes(folder / INDEX_FILE, text.encode())
+def file_names(pool: str, shard: str, encoders: Iterable[str]) -> dict[str, str]:
+    """Path in the folder of every file of one shard. The tokens are last: they are written last and mark it as complete."""
+    names = {"manifest": f"{pool}/{shard}.parquet"}
+    for encoder in encoders:
+        names[encoder] = f"{pool}/{shard}.{encoder}.bin"
+        names[f"{encoder}.mask"] = f"{pool}/{shard}.{encoder}.mask.bin"
+    return {**names, "tokens": f"{pool}/{shard}.bin"}
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

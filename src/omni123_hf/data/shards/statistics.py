@@ -3,6 +3,7 @@
 import numpy as np
 
 from omni123_hf.data.shards.reader import Pool
+from omni123_hf.errors import Omni123Error
 
 
 def code_use(pool: Pool) -> dict[str, float]:
@@ -11,5 +12,11 @@ def code_use(pool: Pool) -> dict[str, float]:
     for shard in range(len(pool.info.shards)):
         tokens = pool.tokens(shard)
         for name, used in seen.items():
-            used[tokens[:, pool.layout.place(name)].reshape(-1)] = True
+            codes = tokens[:, pool.layout.place(name)].reshape(-1)
+            if codes.max() >= len(used):
+                raise Omni123Error(
+                    f"the pool {pool.name} holds the code {codes.max()} in {name}, outside [0, {len(used)}); copy or write "
+                    "the shards again"
+                )
+            used[codes] = True
     return {name: float(used.mean()) for name, used in seen.items()}

@@ -116,7 +116,7 @@ def as_hf_stream(pool: Pool, split: str = "train") -> datasets.IterableDataset:
 
     from omni123_hf.data.shards.hub import hub_schema
 
-    features = datasets.Features.from_arrow_schema(hub_schema(pool))
+    features = datasets.Features.from_arrow_schema(hub_schema(pool.layout))
     return datasets.IterableDataset.from_generator(
         _read_shards, features=features, gen_kwargs={"pool": pool, "shards": pool.shards_of(split)}
     )
@@ -142,12 +142,16 @@ def stream_from_hub(
     """Stream a pool from the Hub without keeping it. With `world` > 1, rank reads only its own files.
 
     Leave `rank` and `world` alone when the training loop divides the stream itself (accelerate does): dividing twice would
-    drop records. Raises `Omni123Error` when there are fewer files than ranks: every rank would read all of them.
+    drop records. Raises `Omni123Error` for a pool that the Hub does not give, without a network, and when there are fewer
+    files than ranks: every rank would read all of them.
     """
     import datasets
     from datasets.distributed import split_dataset_by_node
 
-    stream = datasets.load_dataset(repo_id, pool, split=split, streaming=True, columns=columns, revision=revision)
+    from omni123_hf.data.shards.hub import refusals
+
+    with refusals(f"cannot stream {pool}/{split} of {repo_id!r}"):
+        stream = datasets.load_dataset(repo_id, pool, split=split, streaming=True, columns=columns, revision=revision)
     if world == 1:
         return stream
     if stream.n_shards < world:

@@ -54,7 +54,7 @@ def token_store_of(shards: TokenShards) -> TokenStore:
     views = pool.layout.views()
     shapes = FieldRows(pool, ["shape_tokens"], numbers, stacked=False)
     images = FieldRows(pool, [image_field(view) for view in views], numbers, stacked=True)
-    info = {"data_hash": pool.info.origin["data_hash"], "views": views, **pool.info.origin["tokenizers"]}
+    info = {"data_hash": pool.info.origin.get("data_hash", ""), "views": views, **pool.info.origin["tokenizers"]}
     # The stages only index the arrays; reading the shards into real ones would need all of them in memory.
     return TokenStore(cast(np.ndarray, shapes), cast(np.ndarray, images), info)
 

@@ -23,11 +23,12 @@ from omni123_hf.data.shards.format import (
     PoolLayout,
     Shard,
     file_entry,
-    read_index,
+    file_names,
+    shard_name,
     write_atomically,
     write_bytes,
-    write_index,
 )
+from omni123_hf.data.shards.index import read_index, write_index
 from omni123_hf.data.shards.manifest import ShardRecord, check_licences, manifest_table, write_manifest
 from omni123_hf.data.splits import SPLITS
 from omni123_hf.data.store import write_json
@@ -115,7 +116,7 @@ def plan_shards(
         pieces = count if chosen is leading or split == "train" else math.ceil(len(chosen) / size)
         for number in range(pieces if chosen else 0):
             part = chosen[number * len(chosen) // pieces : (number + 1) * len(chosen) // pieces]
-            planned.append(PlannedShard(f"{split}-{number:05d}", len(planned), split, part))
+            planned.append(PlannedShard(shard_name(split, number), len(planned), split, part))
     return planned
 
 
@@ -169,7 +170,8 @@ def write_pool(
     shards = []
     with tqdm(total=len(records), desc=layout.name, unit="record", disable=not options.progress) as bar:
         for shard in planned:
-            files = shard_files(folder, shard.name, text_encoder)
+            names = file_names(layout.name, shard.name, info.embeddings)
+            files = {kind: out / name for kind, name in names.items()}
             tokens = files["tokens"]
             if not tokens.is_file():
                 write_shard(files, layout, shard, encode, options.batch_size, text_encoder, bar)
@@ -183,15 +185,6 @@ def write_pool(
     write_index(out, {**finished, layout.name: info})
     plan.unlink()
     return info
-
-
-def shard_files(folder: Path, name: str, text_encoder: TextEncoder | None) -> dict[str, Path]:
-    """Paths of the files of one shard. The tokens are last: they are written last and mark the shard as complete."""
-    files = {"manifest": folder / f"{name}.parquet"}
-    for encoder in text_encoder.facts if text_encoder is not None else ():
-        files[encoder] = folder / f"{name}.{encoder}.bin"
-        files[f"{encoder}.mask"] = folder / f"{name}.{encoder}.mask.bin"
-    return {**files, "tokens": folder / f"{name}.bin"}
 
 
 def write_shard(
