@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,34 @@ def test_an_unknown_licence_is_kept_when_allowed_or_stated(found, tmp_path):
     assert call("prepare", mesh, "--out", tmp_path / "b", "--config", settings, *stated) == 0
     record = AssetStore.open(tmp_path / "b").records[0]
     assert (record.licence, record.attribution) == ("CC-BY-4.0", "M. Aker")
+
+
+def test_stats_of_token_shards_are_those_of_token_stats(tmp_path, capsys):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "data" / "shards"))
+    from tiny_shards import write_tiny_shards
+
+    write_tiny_shards(tmp_path)
+    assert call("stats", tmp_path, "--json") == 0
+    ours = capsys.readouterr().out
+    assert call("token-stats", tmp_path, "--json") == 0
+    assert capsys.readouterr().out == ours and "code_use" in ours
+
+
+def test_stats_of_a_broken_data_set_is_one_line(tmp_path, capsys):
+    (tmp_path / "dataset.json").write_text("{broken")
+    assert call("stats", tmp_path) == 2
+    assert "not readable JSON" in capsys.readouterr().err
+
+
+def test_fetch_names_every_source(capsys):
+    assert call("fetch", "--help") == 0
+    help_text = capsys.readouterr().out
+    assert "fluent-emoji" in help_text and "npm" in help_text
+
+
+def test_words_that_cannot_be_read_reject_one_asset(found, tmp_path, capsys):
+    folder = tmp_path / "found"
+    shutil.copytree(found, folder)
+    (folder / "ball.json").write_text("{broken")
+    assert call("prepare", folder, "--out", tmp_path / "set", "--config", found / "settings.yaml") == 0
+    assert "bad_metadata" in capsys.readouterr().out

@@ -125,6 +125,7 @@ class Unreachable:
     """A captioner without its model."""
 
     identity = {"model": "none"}
+    view_size = 16
 
     def caption(self, request):
         from omni123_hf.data.captioning.backends import BackendError

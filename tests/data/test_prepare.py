@@ -114,6 +114,7 @@ def test_captions_are_given_or_filled_or_asked_for():
         """Names the colour of the middle of the front view: the pictures must reach it."""
 
         identity = {"model": "painter"}
+        view_size = 16
 
         def caption(self, request):
             grey = request.views["front"].getpixel((8, 8))[0]
@@ -216,10 +217,24 @@ def test_settings_come_from_presets_and_files_and_bad_ones_are_named(tmp_path):
     for text, message in [
         ("querys: 5", "unknown settings querys"),
         ("filters:\n  thin: 5", "unknown settings filters.thin"),
-        ("queries: 5", "multiple of 8"),
+        ("queries: 5", "queries must be from 8"),
+        ("queries: 12", "multiple of 8"),
         ("solid: hollow", "watertight or flood"),
         ("solid: flood", "round trip needs"),
-        ("seconds_per_asset: soon", "wrong type"),
+        ("seconds_per_asset: soon", "seconds_per_asset must be a number"),
+        ("truncation: 1e-1", "truncation must be a number .*1.0e-3"),
+        ("truncation: .nan", "truncation must be a number"),
+        ("seed: true", "seed must be a whole number, got True"),
+        ("seed: -1", "seed must be from 0"),
+        ("view_size: 64.0", "view_size must be a whole number"),
+        ("supersample: 0", "supersample must be from 1"),
+        ("resolution: 5", "resolution must be from 8"),
+        ("max_sheet_share: 2", "max_sheet_share must be from 0.0 to 1.0"),
+        ("allow_unknown_licence: 1", "allow_unknown_licence must be true or false"),
+        ("filters: 5", "filters must be settings"),
+        ("limits: null", "limits must be settings"),
+        ("filters:\n  min_faces: many", "filters.min_faces must be a whole number or null"),
+        ("limits:\n  max_faces: 1.5", "limits.max_faces must be a whole number"),
         ("- a", "name: value"),
         ("a: [", "not a readable YAML"),
     ]:

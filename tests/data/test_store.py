@@ -8,7 +8,7 @@ import pytest
 from omni123_hf.data.merge import merge_stores
 from omni123_hf.data.records import AssetRecord, read_records, write_records
 from omni123_hf.data.splits import split_of
-from omni123_hf.data.store import AssetStore, StoreSizes, StoreWriter
+from omni123_hf.data.store import AssetStore, StoreSizes, StoreWriter, write_json
 from omni123_hf.errors import Omni123Error
 
 
@@ -115,7 +115,7 @@ def test_a_truncated_array_is_one_clear_line(tmp_path):
     write(tmp_path)
     file = tmp_path / "surface.npy"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(Omni123Error, match="surface.npy is broken or truncated"):
+    with pytest.raises(Omni123Error, match="surface.npy is missing, broken or truncated"):
         AssetStore.open(tmp_path)
 
 
@@ -177,3 +177,29 @@ def test_a_store_without_optional_arrays_stays_as_it_was(tmp_path):
         AssetStore.open(tmp_path / "all")
     with pytest.raises(Omni123Error, match="multiple of 8"):
         StoreSizes(sharp_points=3)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("dataset.json", b"{broken", "not readable JSON"),
+        ("dataset.json", b"\xff", "not readable JSON"),
+        ("dataset.json", b"[]", "must hold a JSON object"),
+        ("dataset.json", b'{"format": 1, "count": 3}', "lacks content_hash, sizes"),
+        ("manifest.jsonl", b"\xff\n", "not readable"),
+        ("manifest.jsonl", b"5\n", "must be a JSON object"),
+        ("surface.npy", None, "surface.npy is missing"),
+        ("manifest.jsonl", None, "not readable"),
+    ],
+)
+def test_a_broken_store_is_one_clear_line(tmp_path, name, content, message):
+    write(tmp_path)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    with pytest.raises(Omni123Error, match=message):
+        AssetStore.open(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        write_json(tmp_path / "x.json", {"name": "\ud800"})
+    assert not list(tmp_path.iterdir())

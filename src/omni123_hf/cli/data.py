@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omni123_hf.cli.data_pairs import register as register_pair_commands
 from omni123_hf.cli.data_tokens import register as register_token_commands
+from omni123_hf.cli.data_tokens import token_stats
 from omni123_hf.errors import Omni123Error
 
 
@@ -20,6 +22,7 @@ data_app = typer.Typer(
     help="Fetch sources, prepare data sets and look at them.", no_args_is_help=True, rich_markup_mode=None
 )
 register_token_commands(data_app)
+register_pair_commands(data_app)
 
 SOURCE_HELP = (
     "parametric, sweethome3d, ldraw; a folder of meshes; a table (.csv, .parquet, .jsonl); a datasets folder; a data set "
@@ -29,10 +32,12 @@ SOURCE_HELP = (
 
 @data_app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="Sources: sweethome3d, ldraw.", metavar="NAMES...")],
+    names: Annotated[
+        list[str], typer.Argument(help="Sources: sweethome3d, ldraw, fluent-emoji (pictures).", metavar="NAMES...")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder that gets one folder a source.")] = Path("data/raw"),
 ) -> None:
-    """Download and unpack sources of real meshes through apt, without installing anything."""
+    """Download and unpack sources: real meshes through apt, fluent-emoji through npm, without installing anything."""
     from omni123_hf.data.sources import fetch as fetch_source
 
     for name in names:
@@ -76,6 +81,7 @@ def prepare(
 ) -> None:
     """Make solid, filter, sample, label and render the assets of one or more sources into one data set."""
     from omni123_hf.data.inputs import InputOptions, read_source
+    from omni123_hf.data.inputs.fields import clean_text
     from omni123_hf.data.inputs.read import check_licences
     from omni123_hf.data.preparation_config import load_config
     from omni123_hf.data.prepare import prepare_dataset
@@ -96,7 +102,7 @@ def prepare(
         chosen = read_source(name, options)
         if not settings.allow_unknown_licence:
             check_licences(chosen, name)
-        typer.echo(f"{name}: {len(chosen)} assets")
+        typer.echo(f"{clean_text(name)}: {len(chosen)} assets")
         assets += chosen
     store = prepare_dataset(
         assets,
@@ -128,10 +134,13 @@ def merge(
 
 @data_app.command()
 def stats(
-    folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(help="A prepared data set, or a folder of token shards.", metavar="DIR")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Outcome, splits, licences, captions, filter values and quality of a prepared data set."""
+    """Outcome, splits, licences, captions, filter values and quality of a prepared data set; counts of token shards."""
+    if (folder / "shards.json").is_file():
+        token_stats(str(folder), verify=False, as_json=as_json)
+        return
     from omni123_hf.data.statistics import statistics_text, store_statistics
 
     values = store_statistics(folder)
@@ -153,8 +162,11 @@ def view(
     picture = picture_of(AssetStore.open(folder), asset_id)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, out)
+    try:
+        picture.save(temporary, format="PNG")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
     typer.echo(out)
 
 

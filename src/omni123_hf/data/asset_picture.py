@@ -15,8 +15,11 @@ from omni123_hf.geometry.preview import asset_sheet
 from omni123_hf.geometry.rendered_view import RenderedView
 
 
-# Points are drawn as squares of this many times their mean distance, so that a closed surface has no gaps.
-POINT_SIZE = 1.6
+# Points are drawn as squares of this many times their mean distance, and of at least 3 pixels. Samples are random: a
+# square must hold a dozen of them on average for no pixel of a closed surface to stay empty.
+POINT_SIZE = 4.0
+# The stored views are pictures of the surface; what stands below them is drawn from samples and as coarse as they are.
+ROW_NAMES = ("colour", "sampled\nnormals", "sampled\ndepth")
 
 
 def picture_of(store: AssetStore, asset_id: str) -> Image.Image:
@@ -38,7 +41,7 @@ def picture_of(store: AssetStore, asset_id: str) -> Image.Image:
         pictures += list(store.random_views(index))
         cameras += [Camera.from_dict(view["camera"]) for view in record.attributes["random_views"]]
     views = [_view(picture, camera, surface) for picture, camera in zip(pictures, cameras, strict=True)]
-    return asset_sheet(views, record.captions, _facts(store, record))
+    return asset_sheet(views, record.captions, _facts(store, record), row_names=ROW_NAMES)
 
 
 def _view(picture: np.ndarray, camera: Camera, surface: np.ndarray) -> RenderedView:
@@ -52,7 +55,7 @@ def _draw_points(surface: np.ndarray, camera: Camera, size: int) -> tuple[np.nda
     """Depth (S,S), inf outside, and normals (S,S,3) of points with normals (N,6), the nearest in front."""
     xy, depth = camera.project(surface[:, :3])
     # On an object of about the picture's size, N points cover its two sides with N / 2 squares.
-    radius = max(int(round(POINT_SIZE * size / np.sqrt(len(surface) / 2.0) / 2.0)), 1)
+    radius = max(int(np.ceil((POINT_SIZE * size / np.sqrt(len(surface) / 2.0) - 1.0) / 2.0)), 1)
     column, row = ((xy[:, 0] + 1) * size / 2).astype(int), ((1 - xy[:, 1]) * size / 2).astype(int)
     nearest = np.full((size, size), np.inf, dtype=np.float32)
     normal = np.zeros((size, size, 3), dtype=np.float32)

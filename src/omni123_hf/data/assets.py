@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +58,11 @@ class ParametricSpec:
         return f"parametric/{self.category}/{self.seed:06d}"
 
     @property
+    def source(self) -> str:
+        """Always "parametric"."""
+        return "parametric"
+
+    @property
     def licence(self) -> str:
         """Our own."""
         return PARAMETRIC_LICENCE
@@ -99,6 +105,17 @@ def parametric_assets(
     return [ParametricSpec(name, seed + i) for i in range(per_category) for name in names]
 
 
+def asset_place(asset: Asset) -> tuple[str, Path | None]:
+    """Where an asset lies in its source ("" when that is no file), and the file on this machine, if there is one.
+
+    The first names no folder of this machine.
+    """
+    if isinstance(asset, BoundedAsset):
+        return asset.place, asset.file
+    path = getattr(asset, "path", "")
+    return (Path(path).name, Path(path)) if path else ("", None)
+
+
 def open_asset(asset: Asset, limits: LoadLimits | None = None) -> OpenedAsset:
     """Build or load an asset's mesh and words; a found file within `limits` (the default ones if not given)."""
     if isinstance(asset, ParametricSpec):
@@ -118,7 +135,7 @@ def _open_parametric(spec: ParametricSpec) -> OpenedAsset:
     built = build(program)
     attributes = {"seed": spec.seed, "program": dict(program.attributes)}
     return OpenedAsset(
-        id=spec.id, source="parametric", category=spec.category, captions=built.captions(rng),
+        id=spec.id, source=spec.source, category=spec.category, captions=built.captions(rng),
         licence=PARAMETRIC_LICENCE, attribution=PARAMETRIC_ATTRIBUTION, mesh=built.to_mesh(),
         # Two seeds may draw one program: they are one object and must not part.
         split_key=program.to_json(),

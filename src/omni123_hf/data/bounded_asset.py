@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -40,6 +41,16 @@ class BoundedAsset(SourceAsset):
         if self.up == "z":
             mesh.vertices = np.asarray(mesh.vertices)[:, [0, 2, 1]] * (1.0, 1.0, -1.0)
         return mesh
+
+    @property
+    def place(self) -> str:
+        """Where it lies in its source, with nothing of this machine's folders."""
+        return self.path
+
+    @property
+    def file(self) -> Path | None:
+        """The file on this machine whose change makes it another asset; None when something else fixes its content."""
+        return None
 
     @abstractmethod
     def read(self, limits: LoadLimits) -> trimesh.Trimesh:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -16,6 +18,29 @@ from omni123_hf.geometry.loading import LoadLimits
 
 
 MIB = 2**20
+
+# Least and greatest value of each setting. The upper ones only catch slips: what they allow may still not fit a machine.
+RANGES: dict[str, tuple[float, float]] = {
+    "surface_points": (1, 10_000_000),
+    "sharp_points": (0, 10_000_000),
+    "queries": (8, 100_000_000),
+    "truncation": (0.0, 2.0),
+    "view_size": (1, 4096),
+    "random_views": (0, 1000),
+    "supersample": (1, 16),
+    "seed": (0, 2**63 - 1),
+    "resolution": (8, 2048),
+    "flood_resolution": (8, 2048),
+    "max_sheet_share": (0.0, 1.0),
+    "min_solid_share": (0.0, 1.0),
+    "max_faces": (1, 10**9),
+    "round_trip_resolution": (0, 2048),
+    "min_volume_iou": (0.0, 1.0),
+    "max_chamfer": (0.0, 2.0),
+    "seconds_per_asset": (0.001, 604_800.0),
+    "memory_per_asset_mib": (1, 2**24),
+    "shard_size": (1, 100_000),
+}
 
 
 @dataclass(frozen=True)
@@ -66,14 +91,10 @@ class PreparationConfig:
     shard_size: int = 100
 
     def __post_init__(self) -> None:
-        if self.solid not in ("watertight", "flood"):
-            raise Omni123Error(f"solid must be watertight or flood, got {self.solid!r}")
-        if self.captions not in ("given", "template"):
-            raise Omni123Error(f"captions must be given or template, got {self.captions!r}")
-        if min(self.truncation, self.min_solid_share, self.round_trip_resolution, self.seed) < 0:
-            raise Omni123Error("truncation, min_solid_share, round_trip_resolution and seed must not be negative")
-        if min(self.seconds_per_asset, self.memory_per_asset_mib, self.shard_size, self.max_faces) <= 0:
-            raise Omni123Error("seconds, memory, faces an asset and assets a shard must be positive")
+        _check_types(self, asdict(self) | {"filters": self.filters, "limits": self.limits}, "")
+        for name, (least, greatest) in RANGES.items():
+            if not least <= getattr(self, name) <= greatest:
+                raise Omni123Error(f"{name} must be from {least} to {greatest}, got {getattr(self, name)}")
         if self.solid == "flood" and self.round_trip_resolution:
             raise Omni123Error("a round trip needs a closed mesh: use solid watertight, or round_trip_resolution 0")
         self.sizes  # noqa: B018 (array sizes are checked before any work is done)
@@ -111,10 +132,37 @@ def _replaced(base: Any, values: Mapping[str, Any], where: str) -> Any:
     for name, nested in (("filters", FilterConfig), ("limits", LoadLimits)):
         if isinstance(changes.get(name), Mapping):
             changes[name] = _replaced(getattr(base, name) or nested(), changes[name], f"{name}.")
-    try:
-        return replace(base, **changes)
-    except TypeError as error:
-        raise Omni123Error(f"a setting has the wrong type: {error}") from error
+    _check_types(base, changes, where)
+    return replace(base, **changes)
+
+
+def _check_types(owner: Any, values: Mapping[str, Any], where: str) -> None:
+    """Raise `Omni123Error` naming the first of `values` that is not of the type of that field of `owner`."""
+    types = get_type_hints(type(owner))
+    for name, value in values.items():
+        if not _is_of(value, types[name]):
+            raise Omni123Error(f"{where}{name} must be {_type_words(types[name])}, got {value!r:.100}")
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    if get_origin(wanted) is Literal:
+        return value in get_args(wanted)
+    if get_origin(wanted) in (Union, UnionType):
+        return any(_is_of(value, each) for each in get_args(wanted))
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # A bool is an int to Python.
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+
+
+def _type_words(wanted: Any) -> str:
+    if get_origin(wanted) is Literal:
+        return " or ".join(map(str, get_args(wanted)))
+    if get_origin(wanted) in (Union, UnionType):
+        return " or ".join(_type_words(each) for each in get_args(wanted))
+    # YAML reads 1e-3 as text.
+    words = {int: "a whole number", float: "a number (as 0.001 or 1.0e-3)", bool: "true or false", NoneType: "null"}
+    return words.get(wanted, "settings as 'name: value' lines")
 
 
 # What the shipped checkpoints were trained on: meshes as they are, labels by flood, nothing filtered.

@@ -14,14 +14,16 @@ What an asset becomes depends only on the asset and the configuration, not on it
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from omni123_hf.data.assets import (
     MeshAsset,
     OpenedAsset,
     ParametricSpec,
+    asset_place,
     open_asset,
     parametric_assets,
 )
@@ -48,7 +51,7 @@ from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired,
 from omni123_hf.data.prepare_shard import read_lines, shard_file
 from omni123_hf.data.prepared_views import render_views
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.store import AssetStore, StoreWriter, write_json
+from omni123_hf.data.store import AssetStore, StoreWriter, write_json, write_text
 from omni123_hf.errors import Omni123Error, RejectedError
 
 
@@ -69,6 +72,12 @@ __all__ = [
 
 AssetRejected = RejectedError
 
+_PROTOCOL_FIELDS = {"id", "source", "category", "captions", "licence", "attribution", "attributes"}
+_PLACE_FIELDS = {"path", "root"}
+# Of rejections, in the message of a run that keeps nothing.
+SHOWN_REASONS = 5
+LOCK = ".lock"
+
 
 def prepare_dataset(
     assets: Iterable[Asset],
@@ -85,8 +94,9 @@ def prepare_dataset(
     be importable in the workers.
 
     Calling it again with the same assets and configuration goes on where a stopped run ended, and only opens what is
-    complete. Other assets or settings in a folder already begun, a folder that holds another data set, ids given
-    twice and a run in which every asset is rejected raise `Omni123Error`.
+    complete. Assets are the same when all that is stated about them is, and size and time of their files. Other assets
+    or settings in a folder already begun, a folder that holds anything else, another run at work there, ids given twice
+    and a run in which every asset is rejected raise `Omni123Error`.
     """
     config = config or PreparationConfig()
     if workers < 1:
@@ -96,32 +106,67 @@ def prepare_dataset(
     out = Path(out).absolute()
     listed = list(assets)
     plan = _plan(listed, config, captioner)
-    plan_file, shards = out / "plan.json", out / "shards"
-    if plan_file.is_file():
-        if json.loads(plan_file.read_text(encoding="utf-8")) != plan:
-            raise Omni123Error(f"{out} was begun with other assets or settings; choose another folder or remove it")
-        if (out / "dataset.json").is_file():
-            return AssetStore.open(out)
-    elif (out / "dataset.json").is_file():
-        raise Omni123Error(f"{out} holds a data set that was not prepared here (a merged one?); choose another folder")
+    if _is_finished(out, plan):
+        return AssetStore.open(out)
     if importlib.util.find_spec("igl") is None:
         # Labelling a closed mesh would fail, asset by asset, and leave a data set of the open ones only.
         raise Omni123Error("preparing data needs libigl; install it with: pip install 'omni123-hf[data]'")
-    shards.mkdir(parents=True, exist_ok=True)
-    for leftover in shards.glob(".*"):
-        leftover.unlink()
-    write_json(plan_file, plan)
+    out.mkdir(parents=True, exist_ok=True)
+    with _only_run(out):
+        # Another run may have begun or ended since.
+        if _is_finished(out, plan):
+            return AssetStore.open(out)
+        write_json(out / "plan.json", plan)
+        shards = out / "shards"
+        shards.mkdir(exist_ok=True)
+        for leftover in shards.glob(".*"):
+            leftover.unlink()
+        total = -(-len(listed) // config.shard_size)
+        jobs = [
+            Job(listed[number * config.shard_size : (number + 1) * config.shard_size], shard_file(shards, number))
+            for number in range(total)
+            if not shard_file(shards, number).is_file()
+        ]
+        if jobs:
+            steps = (
+                run_ray(jobs, config, captioner) if engine == "ray" else run_local(jobs, config, workers, captioner)
+            )
+            _follow(steps, len(listed), sum(len(job.assets) for job in jobs), show_progress)
+        return finalise(out, total, config)
 
-    total = -(-len(listed) // config.shard_size)
-    jobs = [
-        Job(listed[number * config.shard_size : (number + 1) * config.shard_size], shard_file(shards, number))
-        for number in range(total)
-        if not shard_file(shards, number).is_file()
-    ]
-    if jobs:
-        steps = run_ray(jobs, config, captioner) if engine == "ray" else run_local(jobs, config, workers, captioner)
-        _follow(steps, len(listed), sum(len(job.assets) for job in jobs), show_progress)
-    return finalise(out, total, config)
+
+def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
+    """Whether `plan` is done in `out`; a folder that this plan did not begin raises `Omni123Error`."""
+    if out.exists() and not out.is_dir():
+        raise Omni123Error(f"{out} is a file; choose a folder")
+    if (out / "plan.json").is_file():
+        try:
+            begun = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Omni123Error(f"{out / 'plan.json'} is not readable ({error}); choose another folder") from error
+        if begun != plan:
+            raise Omni123Error(
+                f"{out} was begun with other assets or settings, or its sources have changed since; "
+                "choose another folder or remove it"
+            )
+        return (out / "dataset.json").is_file()
+    if (out / "dataset.json").is_file():
+        raise Omni123Error(f"{out} holds a data set that was not prepared here (a merged one?); choose another folder")
+    # What a run that was killed before its plan was there may leave.
+    if out.is_dir() and any(not entry.name.startswith((LOCK, ".plan.json.")) for entry in out.iterdir()):
+        raise Omni123Error(f"{out} is not empty and holds no run of this command; choose another folder")
+    return False
+
+
+@contextmanager
+def _only_run(out: Path) -> Iterator[None]:
+    """Keeps other runs out of `out`; the lock ends with the process, however that ends."""
+    with open(out / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Omni123Error(f"another run is preparing {out}; wait for it, or choose another folder") from error
+        yield
 
 
 def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetStore:
@@ -133,14 +178,16 @@ def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetSt
     _write_lines(out / "timings.jsonl", [line for file in files for line in read_lines(file, "seconds")])
     records = [[AssetRecord.from_dict(line) for line in read_lines(file, "records")] for file in files]
     accepted = [record for each in records for record in each]
+    reasons = Counter(line["reason"] for line in rejected)
     if not accepted:
-        raise Omni123Error(f"every asset was rejected; the reasons are in {out / 'rejected.jsonl'}")
+        most = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(SHOWN_REASONS))
+        raise Omni123Error(f"every asset was rejected ({most}); the details are in {out / 'rejected.jsonl'}")
     repaired = sum(map(is_repaired, accepted))
     outcome = {
         "kept": len(accepted) - repaired,
         "repaired": repaired,
         "rejected": len(rejected),
-        "rejected_by_reason": dict(Counter(line["reason"] for line in rejected).most_common()),
+        "rejected_by_reason": dict(reasons.most_common()),
     }
     settings = {"preparation": config.to_dict(), "rejected": len(rejected), "outcome": outcome}
     with StoreWriter(out, len(accepted), config.sizes, settings) as writer:
@@ -182,18 +229,34 @@ def _plan(assets: Sequence[Asset], config: PreparationConfig, captioner: Caption
     if len(set(ids)) != len(ids):
         twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise Omni123Error(f"asset ids must be unique, but {twice!r} is given more than once")
-    plan = {
-        "assets": len(ids),
-        "ids_hash": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        "config": config.to_dict(),
-    }
+    digest = hashlib.sha256()
+    for asset in assets:
+        digest.update(_fingerprint(asset).encode() + b"\n")
+    plan = {"assets": len(ids), "assets_hash": digest.hexdigest(), "config": config.to_dict()}
     if captioner is not None:
         plan["captioner"] = captioner.identity
     # As it will be read back.
     return dict(json.loads(json.dumps(plan)))
 
 
+def _fingerprint(asset: Asset) -> str:
+    """Everything that is stated about an asset, and size and time of its file, as one line.
+
+    Folders of this machine do not count, so that a source may be moved with its times kept.
+    """
+    place, file = asset_place(asset)
+    names = {each.name for each in fields(asset)} if is_dataclass(asset) else _PROTOCOL_FIELDS
+    stated = {name: getattr(asset, name) for name in names - _PLACE_FIELDS}
+    stamp = None
+    if file is not None:
+        try:
+            status = file.stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+        except (OSError, ValueError):
+            pass  # it is rejected later; what matters here is that it was not there
+    kind = type(asset).__qualname__
+    return json.dumps([kind, place, stamp, sorted(stated.items())], sort_keys=True, default=repr)
+
+
 def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -38,7 +38,7 @@ from omni123_hf.geometry.watertight import make_watertight
 
 if TYPE_CHECKING:
     from omni123_hf.data.captioning.conversation import CaptionRequest
-    from omni123_hf.data.captioning.result import CaptionResult
+    from omni123_hf.data.captioning.result import CaptionResult, Metadata
 
 
 class Captioner(Protocol):
@@ -49,9 +49,19 @@ class Captioner(Protocol):
         """What decides the captions besides the asset, as plain JSON: a run goes on only with the same."""
         ...
 
+    @property
+    def view_size(self) -> int:
+        """Pixels a side of the renders that `caption` is to see."""
+        ...
+
     def caption(self, request: CaptionRequest) -> CaptionResult:
         """Captions at three lengths; an asset that cannot be described raises `RejectedError`."""
         ...
+
+
+# Share of an asset's time after which no caption is waited for. A busy model must stop the run before the sandbox ends
+# the asset, which would reject it for good; the rest is for a name lookup that hangs, and for sending the arrays.
+CAPTION_TIME_SHARE = 0.8
 
 
 @dataclass
@@ -87,8 +97,10 @@ def prepare_asset(
     """One asset as arrays and a record.
 
     rng: of the surface samples and queries; by default a generator that depends on the configuration's seed and the
-    asset's id only. captioner: its captions replace those of the asset. An unusable asset raises `RejectedError`.
+    asset's id only. captioner: its captions replace those of the asset. An unusable asset raises `RejectedError`; a
+    captioner that gives no answer in `CAPTION_TIME_SHARE` of the asset's time raises `BackendError`, no asset's fault.
     """
+    caption_deadline = time.monotonic() + CAPTION_TIME_SHARE * config.seconds_per_asset
     rng = asset_rng("samples", asset.id, config.seed) if rng is None else rng
     clock = _Clock()
     if asset.licence == UNKNOWN_LICENCE and not config.allow_unknown_licence:
@@ -121,7 +133,11 @@ def prepare_asset(
                 mesh, config.random_views, config.view_size, config.supersample, view_rng
             )
     with clock.step("captions"):
-        captions, category, provenance = _captions(opened, config, captioner, arrays["views"])
+        if captioner is None:
+            captions, category, provenance = _given_captions(opened, config)
+        else:
+            pictures = caption_views(mesh, captioner.view_size, config.supersample)
+            captions, category, provenance = _model_captions(opened, captioner, pictures, caption_deadline)
     attributes |= provenance
     attributes["labels"] = labeler.method
     attributes["scale"] = transform.scale
@@ -233,25 +249,46 @@ def _round_trip(solid: trimesh.Trimesh, config: PreparationConfig) -> dict[str, 
     return result.to_dict()
 
 
-def _captions(
-    opened: OpenedAsset, config: PreparationConfig, captioner: Captioner | None, views: np.ndarray
+def caption_views(mesh: trimesh.Trimesh, size: int, supersample: int) -> dict[str, Image.Image]:
+    """The seven fixed views of a normalised mesh as RGB pictures of `size` pixels a side, for a model to look at."""
+    views = render_views(mesh, size, supersample)
+    return {
+        name: Image.fromarray(np.ascontiguousarray(view[..., :3])) for name, view in zip(ALL_VIEWS, views, strict=True)
+    }
+
+
+def _model_captions(
+    opened: OpenedAsset, captioner: Captioner, pictures: Mapping[str, Image.Image], deadline: float
 ) -> tuple[dict[str, list[str]], str, dict[str, Any]]:
     """Captions, category, and attributes that say where they come from."""
-    given = {level: list(texts) for level, texts in opened.captions.items()}
-    if captioner is not None:
-        from omni123_hf.data.captioning.conversation import CaptionRequest
+    from omni123_hf.data.captioning.backends import BackendError
+    from omni123_hf.data.captioning.conversation import CaptionRequest
+    from omni123_hf.data.captioning.deadline import answers_until
 
-        pictures = {
-            name: Image.fromarray(np.ascontiguousarray(view[..., :3]))
-            for name, view in zip(ALL_VIEWS, views, strict=True)
-        }
-        result = captioner.caption(CaptionRequest(opened.id, pictures, _metadata(opened.attributes, opened)))
-        provenance = result.to_dict()["provenance"] | {"given": given}
-        return result.captions, result.category, {"caption_source": "model", "captioning": provenance}
+    is_late = time.monotonic() >= deadline
+    try:
+        with answers_until(deadline):
+            result = captioner.caption(CaptionRequest(opened.id, pictures, _metadata(opened)))
+    except BackendError as error:
+        if is_late:
+            # No endpoint could have answered: stopping the run would stop it here every time.
+            detail = "preparing it left no time for captions; simplify this asset or raise seconds_per_asset"
+            raise RejectedError("timeout", detail) from error
+        raise
+    given = {level: list(texts) for level, texts in opened.captions.items()}
+    provenance = result.to_dict()["provenance"] | {"given": given}
+    return result.captions, result.category, {"caption_source": "model", "captioning": provenance}
+
+
+def _given_captions(
+    opened: OpenedAsset, config: PreparationConfig
+) -> tuple[dict[str, list[str]], str, dict[str, Any]]:
+    """As `_model_captions`, from the asset's own words and from templates."""
+    given = {level: list(texts) for level, texts in opened.captions.items()}
     if config.captions == "template" and not all(given[level] for level in CAPTION_LEVELS):
         from omni123_hf.data.captioning.template import describe_metadata
 
-        metadata = _metadata(opened.attributes, opened)
+        metadata = _metadata(opened)
         if metadata.name:
             words = describe_metadata(opened.id, metadata, opened.category).captions
             filled = {level: given[level] or words[level] for level in CAPTION_LEVELS}
@@ -265,11 +302,11 @@ def _captions(
     return given, opened.category, {}
 
 
-def _metadata(attributes: Mapping[str, Any], opened: OpenedAsset) -> Any:
-    from omni123_hf.data.captioning.result import Metadata
+def _metadata(opened: OpenedAsset) -> Metadata:
+    from omni123_hf.data.captioning.grounding import grounding
 
     short = opened.captions["short"] or opened.captions["medium"] or opened.captions["long"]
-    return Metadata(name=short[0] if short else "", tags=tuple(attributes.get("tags", ())))
+    return grounding(short[0] if short else "", opened.category, opened.attributes)
 
 
 def _json_value(value: Any) -> Any:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from omni123_hf.data.assets import Asset
+from omni123_hf.data.assets import Asset, asset_place
 from omni123_hf.data.bounded_asset import SourceUnreachableError
+from omni123_hf.data.inputs.fields import clean_text
 from omni123_hf.data.preparation_config import PreparationConfig
 from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired, prepare_asset
 from omni123_hf.data.sandbox import Sandbox, SandboxLimits
@@ -27,9 +28,14 @@ from omni123_hf.errors import Omni123Error, RejectedError
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one asset: prepared, or rejected with a reason and a detail, or `fatal`: no asset's fault."""
+    """What became of one asset: prepared, or rejected with a reason and a detail, or `fatal`: no asset's fault.
+
+    path: its place in its source.
+    """
 
     id: str
+    source: str = ""
+    path: str = ""
     prepared: PreparedAsset | None = None
     reason: str = ""
     detail: str = ""
@@ -67,7 +73,7 @@ def prepare_shard(
     outcomes: dict[str, Outcome] = {}
     for asset, result in sandbox.map_unordered(partial(attempt, config=config, captioner=captioner), assets):
         if isinstance(result, RejectedError):
-            result = Outcome(asset.id, reason=result.reason, detail=str(result))
+            result = _outcome(asset, reason=result.reason, detail=str(result))
         if result.fatal:
             raise Omni123Error(result.fatal)
         outcomes[asset.id] = result
@@ -82,9 +88,13 @@ def attempt(asset: Asset, config: PreparationConfig, captioner: Captioner | None
     from omni123_hf.data.captioning.backends import BackendError
 
     try:
-        return Outcome(asset.id, prepare_asset(asset, config, captioner=captioner))
+        return _outcome(asset, prepared=prepare_asset(asset, config, captioner=captioner))
     except (BackendError, SourceUnreachableError) as error:
-        return Outcome(asset.id, fatal=str(error))
+        return _outcome(asset, fatal=str(error))
+
+
+def _outcome(asset: Asset, **values: Any) -> Outcome:
+    return Outcome(asset.id, asset.source, asset_place(asset)[0], **values)
 
 
 def write_shard(path: Path, outcomes: Sequence[Outcome], config: PreparationConfig) -> None:
@@ -97,14 +107,22 @@ def write_shard(path: Path, outcomes: Sequence[Outcome], config: PreparationConf
     lines = {
         "records": [row.record.to_dict() for row in kept],
         "rejected": [
-            {"id": outcome.id, "reason": outcome.reason, "detail": outcome.detail}
+            {
+                "id": outcome.id,
+                "source": outcome.source,
+                "path": outcome.path,
+                "reason": outcome.reason,
+                "detail": outcome.detail,
+            }
             for outcome in outcomes
             if outcome.prepared is None
         ],
         "seconds": [{"id": row.record.id, **row.seconds} for row in kept],
     }
     for name, each in lines.items():
-        stacked[name] = np.array([json.dumps(line, ensure_ascii=False) for line in each], dtype=str)
+        # Bytes: an array of strings pads every line to the longest. Details may name files whose names are no text.
+        text = "\n".join(clean_text(json.dumps(line, ensure_ascii=False)) for line in each)
+        stacked[name] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -115,9 +133,14 @@ def write_shard(path: Path, outcomes: Sequence[Outcome], config: PreparationConf
 
 
 def read_lines(path: Path, name: str) -> list[dict[str, Any]]:
-    """The JSON lines "records", "rejected" or "seconds" of a shard file."""
+    """The JSON lines "records", "rejected" or "seconds" of a shard file; one of an older version raises `Omni123Error`."""
     with np.load(path, allow_pickle=False) as shard:
-        return [json.loads(line) for line in shard[name].tolist()]
+        content = shard[name]
+    if content.dtype != np.uint8:
+        raise Omni123Error(
+            f"{path} was written by an older version; remove its data set's folder and prepare it again"
+        )
+    return [json.loads(line) for line in content.tobytes().decode("utf-8").split("\n") if line]
 
 
 def shard_file(folder: Path, number: int) -> Path:

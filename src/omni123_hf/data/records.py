@@ -39,7 +39,7 @@ class AssetRecord:
             raise Omni123Error("an asset record needs an id")
         if self.split not in SPLITS:
             raise Omni123Error(f"{self.id}: unknown split {self.split!r}; choose one of {', '.join(SPLITS)}")
-        if set(self.captions) != set(CAPTION_LEVELS):
+        if not isinstance(self.captions, dict) or set(self.captions) != set(CAPTION_LEVELS):
             raise Omni123Error(f"{self.id}: captions need exactly the levels {', '.join(CAPTION_LEVELS)}")
         texts = [text for level in CAPTION_LEVELS for text in self.captions[level]]
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
@@ -52,6 +52,8 @@ class AssetRecord:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AssetRecord:
         """Inverse of `to_dict`; an unknown or missing field raises `Omni123Error`."""
+        if not isinstance(values, dict):
+            raise Omni123Error(f"an asset record must be a JSON object, got {type(values).__name__}")
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -72,10 +74,13 @@ def write_records(path: Path, records: Iterable[AssetRecord]) -> None:
 def read_records(path: Path) -> list[AssetRecord]:
     """Read JSON lines; a line that is not a record raises `Omni123Error` with its number."""
     records = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                records.append(AssetRecord.from_dict(json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise Omni123Error(f"{path.name} line {number} is not JSON: {error}") from error
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    records.append(AssetRecord.from_dict(json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise Omni123Error(f"{path.name} line {number} is not JSON: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise Omni123Error(f"{path} is not readable ({error}); prepare the data set again") from error
     return records

@@ -13,6 +13,7 @@ import numpy as np
 from omni123_hf.data.prepare_asset import is_repaired
 from omni123_hf.data.records import CAPTION_LEVELS, AssetRecord
 from omni123_hf.data.store import AssetStore
+from omni123_hf.errors import Omni123Error
 
 
 ROUND_TRIP_GOAL = 0.97
@@ -68,7 +69,7 @@ def rejection_reasons(path: Path) -> Counter[str]:
     """How often each reason stands in a `rejected.jsonl`; empty when the file is not there."""
     if not path.is_file():
         return Counter()
-    return Counter(json.loads(line)["reason"] for line in path.read_text(encoding="utf-8").splitlines())
+    return Counter(line["reason"] for line in _json_lines(path))
 
 
 def _lines(folder: Path, values: dict[str, Any]) -> Iterator[str]:
@@ -141,11 +142,20 @@ def _seconds(path: Path) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
     values = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines():
-        for step, seconds in json.loads(line).items():
+    for line in _json_lines(path):
+        for step, seconds in line.items():
             if step != "id":
                 values[step].append(seconds)
     return {step: quantiles(each) for step, each in values.items()}
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    # Not `splitlines`, which also parts a line at separators that JSON leaves as they are.
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+    except ValueError as error:
+        raise Omni123Error(f"{path} is not readable as JSON lines ({error}); prepare the data set again") from error
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:

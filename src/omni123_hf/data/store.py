@@ -108,9 +108,7 @@ class AssetStore:
             raise Omni123Error(
                 f"{folder} holds no finished data set (no dataset.json); run its preparation to the end"
             )
-        summary = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        if summary.get("format") != STORE_FORMAT:
-            raise Omni123Error(f"{folder} has data format {summary.get('format')}, this version reads {STORE_FORMAT}")
+        summary = read_summary(folder / "dataset.json")
         records = read_records(folder / "manifest.jsonl")
         if len(records) != summary["count"] or any(r.index != row for row, r in enumerate(records)):
             raise Omni123Error(f"{folder}/manifest.jsonl does not match dataset.json; prepare the data set again")
@@ -169,9 +167,9 @@ class AssetStore:
     def _map(self, name: str) -> np.ndarray:
         try:
             array = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise Omni123Error(
-                f"{self.folder}/{name}.npy is broken or truncated; prepare the data set again"
+                f"{self.folder}/{name}.npy is missing, broken or truncated; prepare the data set again"
             ) from error
         shape, dtype = self.sizes.array(name)
         if array.shape != (len(self.records), *shape) or array.dtype != dtype:
@@ -271,8 +269,32 @@ def dataset_hash(records: Sequence[AssetRecord]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """The content of a `dataset.json`; anything else, or another format, raises `Omni123Error`."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Omni123Error(f"{path} is not readable JSON ({error}); prepare the data set again") from error
+    if not isinstance(summary, dict):
+        raise Omni123Error(f"{path} must hold a JSON object; prepare the data set again")
+    if summary.get("format") != STORE_FORMAT:
+        raise Omni123Error(f"{path.parent} has data format {summary.get('format')}, this version reads {STORE_FORMAT}")
+    missing = [name for name in ("count", "content_hash", "sizes") if name not in summary]
+    if missing:
+        raise Omni123Error(f"{path} lacks {', '.join(missing)}; prepare the data set again")
+    return summary
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON beside its place and rename it there."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text beside its place and rename it there; nothing stays when it fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

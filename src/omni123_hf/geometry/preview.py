@@ -53,12 +53,14 @@ def asset_sheet(
     captions: Mapping[str, Sequence[str]],
     facts: Mapping[str, Any],
     size: int = 160,
+    row_names: Sequence[str] = ("colour", "normal", "depth"),
 ) -> Image.Image:
     """Views in rows of colour, normals and depth, and below them facts and captions.
 
     views: of any size, shown at `size` pixels, up to eight beside each other. captions: texts by level. facts: short
-    values by name. Long texts are wrapped, and cut after a dozen lines with an ellipsis. Normals show x, y, z as red,
-    green, blue; depth runs from light (near) to dark (far) within each view. No views raise `Omni123Error`.
+    values by name. row_names: what stands beside the three rows. Long texts are wrapped, and cut after a dozen lines with
+    an ellipsis. Normals show x, y, z as red, green, blue; depth runs from light (near) to dark (far) within each view. No
+    views raise `Omni123Error`.
     """
     if not views:
         raise Omni123Error("an asset sheet needs at least one view")
@@ -78,10 +80,10 @@ def asset_sheet(
     for number, view in enumerate(views):
         x, y = MARGIN + LABEL_WIDTH + number % columns * step, MARGIN + number // columns * block
         draw.text((x, y), _shortened(view.camera.name, font, size), fill=INK, font=font)
-        for row, (name, pixels) in enumerate(_pictures(view).items()):
+        for row, (name, pixels) in enumerate(zip(row_names, _pictures(view).values(), strict=True)):
             top = y + LINE + row * step
             if number % columns == 0:
-                draw.text((MARGIN, top + size // 2 - LINE // 2), name, fill=FAINT, font=font)
+                draw.text((MARGIN, top + size // 2 - LINE // 2 * len(name.splitlines())), name, fill=FAINT, font=font)
             sheet.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX), (x, top))
             draw.rectangle((x - 1, top - 1, x + size, top + size), outline=(225, 225, 225))
     y = MARGIN + blocks * block + LINE // 2

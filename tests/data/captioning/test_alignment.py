@@ -1,18 +1,21 @@
 """Scores of a real (tiny, random) CLIP, the filter over them, and ratings of a judge."""
 
+import json
+
 import pytest
 import torch
 from scripted import ANALYSIS, CAPTIONS, LONG, MEDIUM, SHORT, ScriptedBackend, chair_captioner, chair_request, picture
 from tiny_vlm import tiny_clip
 
 from omni123_hf.data.captioning.alignment import AlignmentFilter, ClipScorer, JudgeScorer
+from omni123_hf.data.captioning.conversation import ConversationSettings
 from omni123_hf.data.captioning.judge import Judge
 from omni123_hf.errors import Omni123Error, RejectedError
 
 
 @pytest.fixture(scope="module")
 def scorer() -> ClipScorer:
-    return ClipScorer(*tiny_clip())
+    return ClipScorer(*tiny_clip(), "tiny-clip")
 
 
 @pytest.fixture
@@ -49,6 +52,7 @@ def test_a_saved_clip_loads_and_another_model_is_refused(scorer, tmp_path):
     scorer.processor.save_pretrained(tmp_path)
     image = {"front": picture()}
     assert ClipScorer.from_pretrained(tmp_path).score(image, "chair") == pytest.approx(scorer.score(image, "chair"))
+    assert ClipScorer.from_pretrained(tmp_path).identity == {"scorer": "clip-1", "model": str(tmp_path)}
     with pytest.raises(Omni123Error, match="cannot load"):
         ClipScorer.from_pretrained(tmp_path / "none")
     with pytest.raises(Omni123Error, match="at least one image"):
@@ -75,3 +79,12 @@ def test_a_judge_rates_after_it_gave_its_reason():
     messages, schema, sampling = backend.asked[1]
     assert list(schema["properties"]) == ["reason", "score"] and sampling.temperature == 0
     assert "not within 0 to 5" in messages[-1].parts[0] and MEDIUM in messages[1].parts[-1]
+
+
+def test_what_decides_a_score_is_in_the_identity(scorer):
+    judges = [Judge(ScriptedBackend()), Judge(ScriptedBackend(), settings=ConversationSettings(temperature=0.5))]
+    judges[0].backend.model_id = "another"
+    identities = [scorer.identity, *(JudgeScorer(judge).identity for judge in (*judges, Judge(ScriptedBackend())))]
+    assert all(json.loads(json.dumps(identity)) == identity for identity in identities)
+    assert len({json.dumps(identity) for identity in identities}) == 4
+    assert AlignmentFilter(scorer, 0.2).identity == {"scorer": scorer.identity, "threshold": 0.2}

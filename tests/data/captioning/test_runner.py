@@ -104,12 +104,40 @@ def test_many_writers_of_one_file_leave_one_whole_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_misaligned_assets_are_rejected_and_bad_settings_refused(tmp_path):
-    class Never:
-        def score(self, images, caption):
-            return 0.0
+class Rater:
+    """Gives every caption the same score and counts how often it is asked."""
 
-    cached = CachedCaptioner(chair_captioner(AnsweringBackend()), JsonCache(tmp_path), AlignmentFilter(Never(), 0.5))
+    def __init__(self, name: str, value: float):
+        self.identity, self.value, self.calls = {"scorer": name}, value, 0
+
+    def score(self, images, caption):
+        self.calls += 1
+        return self.value
+
+
+def test_scores_are_kept_with_the_captions_and_belong_to_their_scorer(tmp_path):
+    backend, first, second = AnsweringBackend(), Rater("first", 0.5), Rater("second", 0.9)
+
+    def cached(rater: Rater, threshold: float) -> CachedCaptioner:
+        return CachedCaptioner(chair_captioner(backend), JsonCache(tmp_path), AlignmentFilter(rater, threshold))
+
+    result = cached(first, 0.4).caption(chair_request())
+    captions = sum(map(len, result.captions.values()))
+    assert first.calls == captions and result.alignment["medium"] == [0.5]
+    assert cached(first, 0.3).caption(chair_request()) == result
+    with pytest.raises(RejectedError, match="below 0.6"):
+        cached(first, 0.6).caption(chair_request())
+    assert first.calls == captions, "another threshold asks for no score"
+    assert cached(second, 0.6).caption(chair_request()).alignment["medium"] == [0.9]
+    assert second.calls == captions and backend.calls == 3, "another scorer asks for scores and no conversation"
+    identities = [cached(*each).identity for each in ((first, 0.4), (first, 0.6), (second, 0.6))]
+    assert len({json.dumps(identity) for identity in identities}) == 3
+
+
+def test_misaligned_assets_are_rejected_and_bad_settings_refused(tmp_path):
+    cached = CachedCaptioner(
+        chair_captioner(AnsweringBackend()), JsonCache(tmp_path), AlignmentFilter(Rater("never", 0.0), 0.5)
+    )
     results = caption_assets(requests(1), cached, 1)
     assert [r.reason for r in results] == ["caption_misaligned"]
     with pytest.raises(Omni123Error, match="workers"):

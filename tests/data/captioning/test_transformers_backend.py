@@ -1,6 +1,7 @@
 """A real (tiny, random) vision-language model: images reach it, the schema holds it, and its nonsense is rejected."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny_vlm import tiny_llava
 
 from omni123_hf.data.captioning.backends import BackendError, Message, Sampling
 from omni123_hf.data.captioning.conversation import ConversationCaptioner, ConversationSettings
+from omni123_hf.data.captioning.deadline import answers_until
 from omni123_hf.data.captioning.guided_decoding import FreeText, Options, walk
 from omni123_hf.data.captioning.schema import array, choice, read_reply, record, text
 from omni123_hf.data.captioning.transformers_backend import TransformersBackend
@@ -68,6 +70,16 @@ def test_without_guidance_a_random_model_is_repaired_and_then_rejected(backend):
 def test_a_reply_that_reaches_the_limit_is_reported_as_cut(backend):
     completion = backend.complete(ask(), SCHEMA, Sampling(max_tokens=5))
     assert completion.finish == "length" and completion.completion_tokens == 5
+
+
+def test_a_reply_that_the_deadline_cuts_is_no_fault_of_the_asset(backend):
+    endless = record(names=array(choice(["top"]), 2000))
+    start = time.monotonic()
+    with answers_until(start + 0.3), pytest.raises(BackendError, match="seconds_per_asset"):
+        backend.complete(ask(), endless, Sampling(max_tokens=4000))
+    assert 0.3 <= time.monotonic() - start < 3.0
+    with answers_until(start), pytest.raises(BackendError, match="run again"):
+        backend.complete(ask(), SCHEMA, Sampling(max_tokens=400))
 
 
 def test_the_walk_asks_for_each_item_between_the_bounds():

@@ -248,3 +248,44 @@ def test_members_that_clash_or_are_too_large_are_refused(tmp_path):
     (tmp_path / "c.tar").write_bytes(b"not a tar at all")
     with pytest.raises(Omni123Error, match="no readable"):
         list(group_members(tmp_path / "c.tar", (".npy",)))
+
+
+def row_table(path, **row):
+    values = {"source": "a.glb", "target": "b.glb", "instruction": "add a knob", **row}
+    path.write_text(",".join(values) + "\n" + ",".join(values.values()) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("column", ["licence", "license", "License"])
+@pytest.mark.parametrize("text", ["unknown", "Unknown", "N/A", "none"])
+def test_a_row_that_says_unknown_does_not_get_round_the_licence_rule(tmp_path, column, text):
+    path = row_table(tmp_path / "pairs.csv", **{column: text})
+    found = read_table(path, INFO)
+    assert not found.specs and [skip["reason"] for skip in found.skipped] == ["unknown_licence"]
+    allowed = PairSetInfo("nano", "MIT", "the authors of the set", ("TRELLIS",), allow_unknown_licence=True)
+    assert [spec.licence for spec in read_table(path, allowed).specs] == ["unknown"]
+
+
+def test_licences_of_rows_are_in_spdx_terms_and_empty_ones_are_the_sets(tmp_path):
+    for text, licence in (("cc-by", "CC-BY-4.0"), ("", "MIT"), ("Apache 2.0", "Apache-2.0"), ("my own", "my own")):
+        assert read_table(row_table(tmp_path / "pairs.csv", licence=text), INFO).specs[0].licence == licence
+    for text in ("N/A", "Unknown", " "):
+        with pytest.raises(Omni123Error, match="licence"):
+            PairSetInfo("nano", text, "someone", ("TRELLIS",))
+    (tmp_path / "pairs.jsonl").write_text("[1]\n")
+    with pytest.raises(Omni123Error, match="row 1 is no record"):
+        read_table(tmp_path / "pairs.jsonl", INFO)
+
+
+def test_token_pairs_keep_the_licence_of_their_own_words(tmp_path):
+    skipped: list[dict[str, str]] = []
+    words = {"instruction": "grow", "licence": "cc-by-sa", "attribution": "Ann"}
+    sides = {"b_source.npy": npy([range(8)]), "b_target.npy": npy([range(1, 9)])}
+    more = {
+        "a.json": json.dumps({**words, "licence": "unknown"}).encode(),
+        **sides,
+        "b.json": json.dumps(words).encode(),
+    }
+    items = list(read_token_pairs(token_tar(tmp_path / "part0.tar", **more), INFO, SPACE, skipped))
+    assert [(pair.licence, pair.attribution) for pair, _, _ in items] == [("CC-BY-SA-4.0", "Ann")]
+    assert [(skip["id"], skip["reason"]) for skip in skipped] == [("a", "unknown_licence")]

@@ -27,6 +27,11 @@ HIGHEST_RATING = 5
 class AlignmentScorer(Protocol):
     """Scores how well a caption fits renders of an object; higher is better."""
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides a score besides image and caption, as plain JSON; it names stored scores."""
+        ...
+
     def score(self, images: Mapping[str, Image.Image], caption: str) -> float:
         """images: view name to render."""
         ...
@@ -38,10 +43,12 @@ class ClipScorer:
 
     A caption is compared with every view and the best half of the views counts: a chair seen from below says little
     about "chair". A caption beyond CLIP's length is scored by its sentences, whose mean it gets.
+
+    model_id: names the weights among stored scores.
     """
 
-    def __init__(self, model: Any, processor: Any):
-        self.model, self.processor = model.eval(), processor
+    def __init__(self, model: Any, processor: Any, model_id: str):
+        self.model, self.processor, self.model_id = model.eval(), processor, model_id
 
     @classmethod
     def from_pretrained(
@@ -55,7 +62,12 @@ class ClipScorer:
             raise Omni123Error(f"cannot load {str(name)!r} as a CLIP model: {error}") from error
         if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
             raise Omni123Error(f"{str(name)!r} is a {type(model).__name__}, not a CLIP model with both encoders")
-        return cls(model.to(device), processor)
+        return cls(model.to(device), processor, str(name) if revision is None else f"{name}@{revision}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Model, and the version of how views and sentences are summed up."""
+        return {"scorer": "clip-1", "model": self.model_id}
 
     @torch.no_grad()
     def score(self, images: Mapping[str, Image.Image], caption: str) -> float:
@@ -85,6 +97,11 @@ class JudgeScorer:
     def __init__(self, judge: Judge):
         self.judge = judge
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Model, prompts and settings of the judge."""
+        return {"scorer": "judge-1", "judge": self.judge.identity, "settings": self.judge.settings.to_dict()}
+
     def score(self, images: Mapping[str, Image.Image], caption: str) -> float:
         """Raises as `Judge.ask`."""
         rating = {"score": {"type": "integer", "minimum": 0, "maximum": HIGHEST_RATING}}
@@ -99,12 +116,24 @@ class AlignmentFilter:
     scorer: AlignmentScorer
     threshold: float
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The scorer's, and the threshold."""
+        return {"scorer": self.scorer.identity, "threshold": self.threshold}
+
     def apply(self, result: CaptionResult, images: Mapping[str, Image.Image]) -> CaptionResult:
+        """Score and `keep`."""
+        return self.keep(result, self.scores(result, images))
+
+    def scores(self, result: CaptionResult, images: Mapping[str, Image.Image]) -> dict[str, list[float]]:
+        """Level to one score a caption."""
+        return {level: [self.scorer.score(images, c) for c in result.captions[level]] for level in CAPTION_LEVELS}
+
+    def keep(self, result: CaptionResult, scores: Mapping[str, list[float]]) -> CaptionResult:
         """The result with its scores and without the captions that do not fit; a level may end empty.
 
         Raises `RejectedError` `caption_misaligned` when no caption is left.
         """
-        scores = {level: [self.scorer.score(images, c) for c in result.captions[level]] for level in CAPTION_LEVELS}
         kept = {
             level: [(c, s) for c, s in zip(result.captions[level], scores[level], strict=True) if s >= self.threshold]
             for level in CAPTION_LEVELS

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from omni123_hf.data.captioning.backends import BackendError, Completion, Message, Sampling
+from omni123_hf.data.captioning.deadline import out_of_time, seconds_left
 from omni123_hf.data.captioning.schema import Schema
 
 
@@ -83,17 +84,26 @@ class OpenAIBackend:
         return f"{urllib.parse.urlsplit(self._url).netloc}/{self.model}"
 
     def complete(self, messages: list[Message], schema: Schema, sampling: Sampling) -> Completion:
-        """One reply. Raises `BackendError` when every try failed, or at once when another try cannot help."""
+        """One reply. Raises `BackendError` when every try failed, or at once when another try cannot help.
+
+        Tries and pauses end at the deadline of `deadline.answers_until`.
+        """
         body = json.dumps(self._body(messages, schema, sampling)).encode()
         failure = ""
         for attempt in range(self.settings.attempts):
+            patience = min(self.settings.seconds, seconds_left())
+            if patience <= 0:
+                raise out_of_time(self._url, failure)
             try:
                 with self._slots:
-                    return _completion(self._post(body))
+                    return _completion(self._post(body, patience))
             except _Transient as error:
                 failure = str(error)
                 if attempt + 1 < self.settings.attempts:
-                    time.sleep(self._pause(attempt, error.retry_after))
+                    pause = self._pause(attempt, error.retry_after)
+                    if pause >= seconds_left():
+                        raise out_of_time(self._url, failure) from error
+                    time.sleep(pause)
         raise BackendError(
             f"the endpoint {self._url} gave no reply in {self.settings.attempts} tries (last: {failure}); "
             "run again to go on when it is back"
@@ -124,15 +134,15 @@ class OpenAIBackend:
             for part in message.parts
         ]
 
-    def _post(self, body: bytes) -> dict[str, Any]:
+    def _post(self, body: bytes, patience: float) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         key = os.environ.get(self.settings.api_key_variable)
         if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self._url, data=body, headers=headers, method="POST")
-        deadline = time.monotonic() + self.settings.seconds
+        deadline = time.monotonic() + patience
         try:
-            with self._opener.open(request, timeout=self.settings.seconds) as response:
+            with self._opener.open(request, timeout=patience) as response:
                 content = self._read(response, deadline)
         except urllib.error.HTTPError as error:
             said = _said(error)
@@ -160,7 +170,7 @@ class OpenAIBackend:
             if len(content) > self.settings.max_reply_bytes:
                 return None
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the reply was not whole after {self.settings.seconds} s")
+                raise TimeoutError("the reply was not whole in time")
         # Where a server dies in the middle read1 ends quietly; half a JSON text does not parse.
         return bytes(content)
 

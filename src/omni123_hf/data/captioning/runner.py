@@ -27,7 +27,8 @@ class Rejected:
 class CachedCaptioner:
     """A captioner that asks nothing twice: asset, renders, metadata, model, prompts and settings name the answer.
 
-    alignment: applied after the cache, so that another threshold costs no conversation.
+    alignment: its scores have an entry of their own, named by captions, renders and scorer: another scorer costs no
+    conversation, and another threshold costs nothing.
     """
 
     captioner: ConversationCaptioner
@@ -36,21 +37,30 @@ class CachedCaptioner:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As `ConversationCaptioner.identity`, and the threshold that captions must reach."""
-        threshold = self.alignment.threshold if self.alignment is not None else None
-        return self.captioner.identity | {"alignment": threshold}
+        """As `ConversationCaptioner.identity`, and the scorer and threshold that captions must pass."""
+        return self.captioner.identity | {"alignment": self.alignment.identity if self.alignment is not None else None}
+
+    @property
+    def view_size(self) -> int:
+        """As `ConversationCaptioner.view_size`."""
+        return self.captioner.view_size
 
     def caption(self, request: CaptionRequest) -> CaptionResult:
         """As `ConversationCaptioner.caption` and `AlignmentFilter.apply`."""
+        views = views_hash(request.views)
         inputs = {
             "asset_id": request.asset_id,
-            "views": views_hash(request.views),
+            "views": views,
             "metadata": request.metadata.to_dict(),
             **self.captioner.identity,
         }
         stored = self.cache.get_or_make(inputs, lambda: self.captioner.caption(request).to_dict())
         result = CaptionResult.from_dict(stored)
-        return self.alignment.apply(result, request.views) if self.alignment is not None else result
+        if self.alignment is None:
+            return result
+        alignment = self.alignment
+        scored = {"captions": result.captions, "views": views, "scorer": alignment.scorer.identity}
+        return alignment.keep(result, self.cache.get_or_make(scored, lambda: alignment.scores(result, request.views)))
 
 
 def caption_assets(

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LogitsProcessorList, PreTrainedModel
 
 from omni123_hf.data.captioning.backends import BackendError, Completion, Message, Sampling
+from omni123_hf.data.captioning.deadline import out_of_time, seconds_left
 from omni123_hf.data.captioning.guided_decoding import GuidedVocabulary, SchemaLogits
 from omni123_hf.data.captioning.schema import Schema
 
@@ -56,7 +57,10 @@ class TransformersBackend:
 
     @torch.no_grad()
     def complete(self, messages: list[Message], schema: Schema, sampling: Sampling) -> Completion:
-        """One reply, guided by the schema unless that is switched off."""
+        """One reply, guided by the schema unless that is switched off.
+
+        Raises `BackendError` at the deadline of `deadline.answers_until`, a token later at most.
+        """
         inputs = self.encode(messages)
         length = inputs["input_ids"].shape[1]
         end = self.processor.tokenizer.eos_token_id
@@ -67,17 +71,22 @@ class TransformersBackend:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         # The generator of torch is one for the whole process, hence the lock around seed and draw.
         with self._turn, torch.random.fork_rng(devices=devices):
+            if seconds_left() <= 0:
+                raise out_of_time(self.model_id)
             torch.manual_seed(sampling.seed)
             ids = self.model.generate(
                 **inputs,
                 **drawn,
                 max_new_tokens=sampling.max_tokens,
+                max_time=seconds_left(),
                 logits_processor=LogitsProcessorList(guide),
                 eos_token_id=end,
                 pad_token_id=end,
             )
         reply = ids[0, length:]
         is_whole = bool(len(reply)) and int(reply[-1]) == end
+        if not is_whole and seconds_left() <= 0:
+            raise out_of_time(self.model_id)
         text = self.processor.tokenizer.decode(reply, skip_special_tokens=True)
         return Completion(text, "stop" if is_whole else "length", length, len(reply))
 

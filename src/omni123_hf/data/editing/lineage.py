@@ -29,5 +29,7 @@ def check_lineage(chain: Sequence[str], allow_restricted: bool, what: str) -> st
     """The warning to record; a restricted chain raises `Omni123Error` unless it is allowed."""
     warning = licence_warning(chain)
     if warning is not None and not allow_restricted:
-        raise Omni123Error(f"{what} is {warning}. Pass allow_restricted=True only if you may use it all the same")
+        raise Omni123Error(
+            f"{what} is {warning}. Pass allow_restricted=True (--allow-restricted) only if you may use it all the same"
+        )
     return warning

@@ -1,6 +1,6 @@
 """Files that belong together by name: `000123_source.npy`, `src/000123.glb` and `000123.json` are parts of pair 000123.
 
-Works on a folder and inside a tar alike. Nothing is unpacked beside a member that is read, and sizes are bounded.
+Works on a folder and inside a tar alike (`archives`), and sizes are bounded.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from omni123_hf.data.editing.archives import MAX_MEMBERS, MAX_UNPACKED_BYTES, ArchivePlace, archive_members
 from omni123_hf.errors import Omni123Error, RejectedError
 from omni123_hf.geometry.loading.files import read_confined
 
@@ -23,40 +23,33 @@ ROLES = {
     **dict.fromkeys(("instruction", "instructions", "prompt", "text", "meta", "edit"), "words"),
 }
 WORD_SUFFIXES = (".txt", ".json")
-MAX_MEMBERS = 2_000_000
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a folder, or inside the tar `archive` when that is not empty. `name` is relative to the folder or tar."""
+    """A file of a folder, or inside the tar `archive` when that is not empty. `name` is relative to the folder or tar.
+
+    place: where a tar's member lies. It is no part of what the member is: another run may unpack it elsewhere.
+    """
 
     root: str
     archive: str
     name: str
+    place: ArchivePlace | None = field(default=None, repr=False, compare=False)
 
     def read(self, most: int) -> bytes:
         """Its bytes; more than `most`, a link, or a file that is gone raise RejectedError."""
-        if not self.archive:
-            root = Path(os.path.realpath(self.root))
-            data = read_confined(root / self.name, root, most)
-            if data is None:
-                raise RejectedError("missing_file", f"{self.name[:80]} does not exist")
-            return data
-        try:
-            with tarfile.open(Path(self.root) / self.archive, "r:*") as tar:
-                return read_member(tar, tar.getmember(self.name), most)
-        except (KeyError, tarfile.TarError, OSError) as error:
-            raise RejectedError("broken_archive", f"{self.archive} gives no {self.name[:80]}: {error}") from error
-
-
-def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
-    """Bytes of a regular member of at most `most` bytes."""
-    stream = tar.extractfile(member) if member.isreg() else None
-    if stream is None:
-        raise RejectedError("archive_link", f"{member.name[:80]} is no plain file; pack the file itself")
-    if member.size > most:
-        raise RejectedError("file_too_large", f"{member.name[:80]} has {member.size} bytes, more than {most}")
-    return stream.read(most)
+        if self.place is not None:
+            if self.place.size > most:
+                raise RejectedError(
+                    "file_too_large", f"{self.name[:80]} has {self.place.size} bytes, more than {most}"
+                )
+            return self.place.read()
+        root = Path(os.path.realpath(self.root))
+        data = read_confined(root / self.name, root, most)
+        if data is None:
+            raise RejectedError("missing_file", f"{self.name[:80]} does not exist")
+        return data
 
 
 def role_of(name: str, suffixes: tuple[str, ...]) -> tuple[str, str] | None:
@@ -84,13 +77,16 @@ def role_of(name: str, suffixes: tuple[str, ...]) -> tuple[str, str] | None:
     return role, key or "pair"
 
 
-def group_members(path: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Member]]]:
+def group_members(
+    path: Path, suffixes: tuple[str, ...], max_unpacked_bytes: int = MAX_UNPACKED_BYTES
+) -> Iterator[tuple[str, dict[str, Member]]]:
     """Keys, in order, with the members "source", "target" and perhaps "words" of a folder or of one tar.
 
-    Two files with one role and key raise `Omni123Error`: the names do not tell the pairs apart.
+    Two files with one role and key raise `Omni123Error`: the names do not tell the pairs apart. So does an archive that
+    `archives.archive_members` refuses.
     """
     groups: dict[str, dict[str, Member]] = {}
-    for member in _members(path):
+    for member in _members(path, suffixes, max_unpacked_bytes):
         placed = role_of(member.name, suffixes)
         if placed is None:
             continue
@@ -106,7 +102,7 @@ def group_members(path: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, 
             yield key, groups[key]
 
 
-def _members(path: Path) -> Iterator[Member]:
+def _members(path: Path, suffixes: tuple[str, ...], max_unpacked_bytes: int) -> Iterator[Member]:
     if path.is_dir():
         for number, file in enumerate(sorted(path.rglob("*"))):
             if number >= MAX_MEMBERS:
@@ -114,12 +110,5 @@ def _members(path: Path) -> Iterator[Member]:
             if file.is_file() and not file.is_symlink():
                 yield Member(str(path), "", file.relative_to(path).as_posix())
         return
-    try:
-        with tarfile.open(path, "r:*") as tar:
-            for number, info in enumerate(tar):
-                if number >= MAX_MEMBERS:
-                    raise Omni123Error(f"{path.name} holds more than {MAX_MEMBERS} members; split it")
-                if info.isreg():
-                    yield Member(str(path.parent), path.name, info.name)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise Omni123Error(f"{path} is no readable folder or tar: {error}") from error
+    for name, place in archive_members(path, lambda name: role_of(name, suffixes) is not None, max_unpacked_bytes):
+        yield Member(str(path.parent), path.name, name, place)

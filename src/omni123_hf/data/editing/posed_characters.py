@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from omni123_hf.data.assets import asset_rng
+from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
 from omni123_hf.data.editing.frames import pair_frame, placed
 from omni123_hf.data.editing.instructions import instruction_levels
 from omni123_hf.data.editing.pair_specs import OpenedPair
 from omni123_hf.data.editing.records import EditPair, EditSide
 from omni123_hf.data.editing.skinning import Animation, SkinnedCharacter, load_character
+from omni123_hf.data.inputs.licences import normalise_licence
 from omni123_hf.data.splits import split_of
 from omni123_hf.errors import Omni123Error, RejectedError
 from omni123_hf.geometry.loading import LoadLimits
@@ -105,7 +107,8 @@ def pose_pairs(
     A file without a skin or animation raises RejectedError "no_skin" or "no_animation", one whose clips never move
     anything "static"; a missing licence or attribution raises `Omni123Error`.
     """
-    if not licence.strip() or not attribution.strip():
+    licence = normalise_licence(licence)
+    if licence == UNKNOWN_LICENCE or not attribution.strip():
         raise Omni123Error(f"{path}: state the licence and the attribution of the character")
     if poses < 2:
         raise Omni123Error(f"poses must be at least 2, got {poses}")

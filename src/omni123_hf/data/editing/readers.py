@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
+from omni123_hf.data.editing.archives import MAX_UNPACKED_BYTES
 from omni123_hf.data.editing.lineage import check_lineage
 from omni123_hf.data.editing.members import Member, group_members
 from omni123_hf.data.editing.mesh_pairs import MeshPairSpec
+from omni123_hf.data.inputs.licences import normalise_licence
 from omni123_hf.data.splits import split_of
 from omni123_hf.errors import Omni123Error, RejectedError
 from omni123_hf.geometry.loading import LoadLimits
@@ -47,7 +50,8 @@ class PairSetInfo:
     """What a set does not say in its files. name: start of every pair's id. chain: programs and models that made it.
 
     licence and attribution hold where a row has none of its own. allow_restricted: read pairs whose chain's terms bar
-    training (`lineage`), with the warning in every record.
+    training (`lineage`), with the warning in every record. allow_unknown_licence: keep pairs whose row says that its
+    licence is unknown, and record just that. max_unpacked_bytes: bound on what a compressed archive unpacks to.
     """
 
     name: str
@@ -57,11 +61,17 @@ class PairSetInfo:
     split_seed: int = 0
     allow_restricted: bool = False
     limits: LoadLimits = field(default_factory=LoadLimits)
+    allow_unknown_licence: bool = False
+    max_unpacked_bytes: int = MAX_UNPACKED_BYTES
 
     def __post_init__(self) -> None:
-        for key in ("name", "licence", "attribution"):
-            if not getattr(self, key).strip() or getattr(self, key) == "unknown":
+        for key in ("name", "attribution"):
+            if getattr(self, key).strip() in ("", "unknown"):
                 raise Omni123Error(f"a set of editing pairs needs a {key}; state it")
+        if normalise_licence(self.licence) == UNKNOWN_LICENCE and not self.allow_unknown_licence:
+            raise Omni123Error(
+                f"{self.name} needs a licence; state it, or keep its pairs with allow_unknown_licence (--allow-unknown-licence)"
+            )
         if not self.chain:
             raise Omni123Error(f"{self.name}: say in chain which programs and models made the pairs")
 
@@ -99,7 +109,7 @@ def read_mesh_pairs(path: str | Path, info: PairSetInfo) -> ReadPairs:
     `KEY.txt` or `KEY.json`; see `members.role_of`. Pairs without an instruction are skipped."""
     path, found = Path(path), ReadPairs()
     warning = check_lineage(info.chain, info.allow_restricted, info.name)
-    for key, members in group_members(path, MESH_SUFFIXES):
+    for key, members in group_members(path, MESH_SUFFIXES, info.max_unpacked_bytes):
         try:
             row = words_of(members.get("words"))
         except RejectedError as error:
@@ -159,11 +169,37 @@ def words_of(member: Member | None) -> dict[str, Any]:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise RejectedError("broken_file", f"{member.name} is not JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
+    return _plain_names(value) if isinstance(value, dict) else {}
+
+
+def row_licence(row: Mapping[str, Any], info: PairSetInfo) -> str:
+    """Licence of a pair in SPDX terms: its row's own, or else the set's.
+
+    RejectedError "unknown_licence" when the row says that nobody knows it, unless `info.allow_unknown_licence`.
+    """
+    own = next((row[name] for name in ("licence", "license") if str(row.get(name) or "").strip()), None)
+    licence = normalise_licence(info.licence if own is None else own)
+    if licence == UNKNOWN_LICENCE and not info.allow_unknown_licence:
+        raise RejectedError(
+            "unknown_licence",
+            f"its licence is {str(own)[:40]!r}; state it, or keep it with allow_unknown_licence (--allow-unknown-licence)",
+        )
+    return licence
 
 
 def table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a CSV, JSON lines or Parquet table; one that cannot be read raises `Omni123Error`."""
+    """Rows of a CSV, JSON lines or Parquet table, columns in lower case; one that cannot be read raises `Omni123Error`."""
+    for number, row in enumerate(_raw_rows(path), start=1):
+        if not isinstance(row, dict):
+            raise Omni123Error(f"{path.name} row {number} is no record with named columns")
+        yield _plain_names(row)
+
+
+def _plain_names(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name).strip().lower(): value for name, value in row.items()}
+
+
+def _raw_rows(path: Path) -> Iterator[Any]:
     try:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
@@ -187,10 +223,9 @@ def table_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _pick(row: Mapping[str, Any], key: str, where: str) -> str:
-    lower = {str(name).strip().lower(): value for name, value in row.items()}
     for name in NAMES[key]:
-        if isinstance(lower.get(name), str) and lower[name].strip():
-            return str(lower[name]).strip()
+        if isinstance(row.get(name), str) and row[name].strip():
+            return str(row[name]).strip()
     raise Omni123Error(f"{where} has no {key}; name the column one of: {', '.join(NAMES[key])}")
 
 
@@ -208,10 +243,15 @@ def _add(
     found: ReadPairs, info: PairSetInfo, warning: str | None, key: str, source: Member, target: Member, text: str,
     row: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """List one pair, or skip it when it leaves the shape alone."""
+    """List one pair, or skip it when it leaves the shape alone or its licence is unknown."""
     typed = next((str(row[name]).strip().lower() for name in NAMES["edit_type"] if row.get(name)), "")
     if typed in TEXTURE_WORDS:
         found.skip(key, "texture_only", f"an edit of type {typed!r} leaves the shape as it is")
+        return
+    try:
+        licence = row_licence(row, info)
+    except RejectedError as error:
+        found.skip(key, error.reason, str(error))
         return
     # Without a name for the object, every source file is an object of its own.
     thing = str(row.get("object_id") or f"{info.name}/{source.archive}{source.name}")
@@ -225,7 +265,7 @@ def _add(
             inverse_instruction=" ".join(str(row.get("inverse_instruction") or "").split()),
             edit_type=TYPE_WORDS.get(typed, "unknown"),
             split=str(row.get("split") or split_of(thing, info.split_seed)),
-            licence=str(row.get("licence") or row.get("license") or info.licence),
+            licence=licence,
             attribution=str(row.get("attribution") or info.attribution),
             generator_chain=info.chain,
             category=str(row.get("category") or "object"),

@@ -19,7 +19,7 @@ import numpy as np
 from omni123_hf.data.editing.lineage import check_lineage
 from omni123_hf.data.editing.members import Member, group_members
 from omni123_hf.data.editing.mesh_pairs import by_length
-from omni123_hf.data.editing.readers import NAMES, TEXTURE_WORDS, TYPE_WORDS, PairSetInfo, words_of
+from omni123_hf.data.editing.readers import NAMES, TEXTURE_WORDS, TYPE_WORDS, PairSetInfo, row_licence, words_of
 from omni123_hf.data.editing.records import EditPair, EditSide, read_pairs, write_pairs
 from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import write_json
@@ -71,7 +71,7 @@ def read_token_pairs(
     """
     warning = check_lineage(info.chain, info.allow_restricted, info.name)
     path = Path(path)
-    for key, members in group_members(path, (".npy",)):
+    for key, members in group_members(path, (".npy",), info.max_unpacked_bytes):
         try:
             row = words_of(members.get("words"))
             text = next((str(row[name]) for name in NAMES["instruction"] if row.get(name)), "")
@@ -80,6 +80,7 @@ def read_token_pairs(
                 raise RejectedError("no_instruction", f"{members['source'].name} comes without words")
             if typed in TEXTURE_WORDS:
                 raise RejectedError("texture_only", f"an edit of type {typed!r} leaves the shape as it is")
+            licence = row_licence(row, info)
             source, target = (space.check(_codes(members[side]), members[side].name) for side in ("source", "target"))
             if np.array_equal(source, target):
                 raise RejectedError("no_change", "source and target have the same codes")
@@ -98,8 +99,8 @@ def read_token_pairs(
             inverse_instructions=by_length(" ".join(str(row.get("inverse_instruction") or "").split())),
             edit_type=TYPE_WORDS.get(typed, "unknown"),
             generator_chain=info.chain,
-            licence=info.licence,
-            attribution=info.attribution,
+            licence=licence,
+            attribution=str(row.get("attribution") or info.attribution),
             split=split_of(thing, info.split_seed),
             tokenizer_hash=space.tokenizer_hash,
             licence_warning=warning,

@@ -16,7 +16,7 @@ from typing import Any
 import trimesh
 
 from omni123_hf.data.bounded_asset import BoundedAsset
-from omni123_hf.data.inputs.base import InputOptions
+from omni123_hf.data.inputs.base import BadMetadataAsset, InputOptions, bad_metadata, place_under
 from omni123_hf.data.inputs.fields import asset_values, read_fields, words_of
 from omni123_hf.data.inputs.ids import given_id, path_id
 from omni123_hf.errors import Omni123Error, RejectedError
@@ -37,6 +37,16 @@ class RowAsset(BoundedAsset):
     suffix: str = ""
     root: str = "."
 
+    @property
+    def place(self) -> str:
+        """See `BoundedAsset.place`."""
+        return f"{place_under(self.path, self.root)} row {self.row}"
+
+    @property
+    def file(self) -> Path:
+        """See `BoundedAsset.file`."""
+        return Path(self.path)
+
     def read(self, limits: LoadLimits) -> trimesh.Trimesh:
         """See `BoundedAsset.read`."""
         value = _table(self.path)[self.column][self.row].as_py()
@@ -56,10 +66,11 @@ class RowAsset(BoundedAsset):
             return load_mesh(file, limits)
 
 
-def read_dataset(dataset: Any, source: str, root: Path, options: InputOptions) -> list[RowAsset]:
+def read_dataset(dataset: Any, source: str, root: Path, options: InputOptions) -> list[RowAsset | BadMetadataAsset]:
     """One asset a row of a `datasets` data set; of a dictionary of splits, all of them.
 
-    Raises `Omni123Error` when there is no mesh column or the data set lies in memory.
+    A row whose words cannot be read becomes a `BadMetadataAsset`. Raises `Omni123Error` when there is no mesh column or
+    the data set lies in memory.
     """
     import datasets
 
@@ -67,14 +78,18 @@ def read_dataset(dataset: Any, source: str, root: Path, options: InputOptions) -
         return [asset for split in dataset.values() for asset in read_dataset(split, source, root, options)]
     column = _mesh_column(dataset)
     words = dataset.remove_columns([column] if _holds_bytes(dataset.features[column]) else [])
-    assets = []
+    assets: list[RowAsset | BadMetadataAsset] = []
     for number, ((file, row), values) in enumerate(zip(_places(dataset), _rows(words), strict=True)):
-        fields = read_fields(values, f"{source} row {number}")
+        numbered = f"{dataset.split or 'all'}/{number}"
+        try:
+            fields = read_fields(values, f"{source} row {number}")
+        except Omni123Error as error:
+            assets.append(bad_metadata(source, f"row {numbered}", error))
+            continue
         suffix = next((str(fields.others.pop(name)) for name in FORMAT_COLUMNS if name in fields.others), "")
-        place = fields.path or f"{dataset.split or 'all'}/{number}"
         assets.append(
             RowAsset(
-                id=given_id(fields.id) if fields.id else path_id(source, place),
+                id=given_id(fields.id) if fields.id else path_id(source, fields.path or numbered),
                 path=file,
                 row=row,
                 column=column,

@@ -19,6 +19,15 @@ from omni123_hf.errors import Omni123Error
 MAX_SHORT_WORDS = 7
 MAX_MEDIUM_WORDS = 32
 
+# Characters. Far above what describes one object; beyond them a table of millions of rows would not fit into memory.
+MAX_CAPTION_LENGTH = 10_000
+MAX_WORDS_LENGTH = 10_000
+MAX_CAPTIONS_LENGTH = 100_000
+MAX_OTHERS_LENGTH = 100_000
+MAX_DEPTH = 32
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 COLUMNS = {
     "path": ("path", "file", "file_name", "filename", "file_path"),
     "id": ("id", "uid", "sha256"),
@@ -56,25 +65,25 @@ class Fields:
 def read_fields(row: Mapping[str, Any], where: str) -> Fields:
     """The meaning of a row's columns (see `COLUMNS`); the first name that is there and not empty counts.
 
-    A caption that is neither text, nor a list, nor levels to texts raises `Omni123Error` naming `where`.
+    Lone surrogates become U+FFFD. Captions and tags of another kind, text beyond the lengths above and values nested
+    deeper than `MAX_DEPTH` raise `Omni123Error` naming `where`.
     """
-    values = {name: value for name, value in row.items() if not _is_empty(value)}
+    values = {clean_text(str(name)): value for name, value in row.items() if not _is_empty(value)}
     found: dict[str, Any] = {}
     for meaning, names in COLUMNS.items():
         present = [name for name in names if name in values]
         if present:
             found[meaning] = values.pop(present[0])
+    words: dict[str, Any] = {
+        name: _words(found, name, where) for name in ("path", "id", "name", "attribution", "category", "up")
+    }
     fields = Fields(
-        path=str(found.get("path", "")),
-        id=str(found.get("id", "")),
-        name=str(found.get("name", "")),
-        licence=normalise_licence(found.get("licence")),
-        attribution=str(found.get("attribution", "")),
-        category=str(found.get("category", "")),
-        tags=_tags(found.get("tags")),
-        up=str(found.get("up", "")).lower(),
-        others={name: plain_value(value) for name, value in values.items() if not isinstance(value, bytes)},
+        **words,
+        licence=normalise_licence(_words(found, "licence", where)),
+        tags=_tags(found.get("tags"), where),
+        others={name: plain_value(value, where) for name, value in values.items() if not isinstance(value, bytes)},
     )
+    fields.up = fields.up.lower()
     if fields.up not in ("", "y", "z"):
         raise Omni123Error(f"{where}: up must be y or z, got {fields.up!r}")
     if "caption" in found:
@@ -82,6 +91,11 @@ def read_fields(row: Mapping[str, Any], where: str) -> Fields:
     for level in CAPTION_LEVELS:
         if f"caption_{level}" in found:
             _add_captions(fields.captions, {level: found[f"caption_{level}"]}, where)
+    texts = [text for level in CAPTION_LEVELS for text in fields.captions[level]]
+    _check_length("a caption", max(map(len, texts), default=0), MAX_CAPTION_LENGTH, where)
+    _check_length("all captions", sum(map(len, texts)), MAX_CAPTIONS_LENGTH, where)
+    others = len(json.dumps([fields.others, fields.tags]))
+    _check_length("the tags and further columns", others, MAX_OTHERS_LENGTH, where)
     return fields
 
 
@@ -131,22 +145,47 @@ def words_of(file_name: str) -> str:
     return " ".join(word.lower() for word in re.findall(r"[^\W\d_]{2,}", spaced))
 
 
-def plain_value(value: Any) -> Any:
-    """A value that JSON can hold; what it cannot becomes text."""
+def clean_text(text: str) -> str:
+    """`text` with U+FFFD for every lone surrogate: broken file names and JSON bring them, and no UTF-8 file takes them."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def plain_value(value: Any, where: str, depth: int = 0) -> Any:
+    """A value that JSON can hold; what it cannot becomes text. Deeper than `MAX_DEPTH` it raises `Omni123Error`."""
+    if depth > MAX_DEPTH:
+        raise Omni123Error(f"{where}: a value is nested more than {MAX_DEPTH} deep; leave that column out")
     if isinstance(value, Mapping):
-        return {str(name): plain_value(each) for name, each in value.items() if not isinstance(each, bytes)}
+        return {
+            clean_text(str(name)): plain_value(each, where, depth + 1)
+            for name, each in value.items()
+            if not isinstance(each, bytes)
+        }
     if isinstance(value, (list, tuple)):
-        return [plain_value(each) for each in value]
+        return [plain_value(each, where, depth + 1) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+    return value if isinstance(value, (int, float, bool)) or value is None else clean_text(str(value))
+
+
+def _words(found: Mapping[str, Any], name: str, where: str) -> str:
+    value = found.get(name, "")
+    if isinstance(value, (Mapping, list, tuple)):
+        raise Omni123Error(f"{where}: {name} must be text, got {type(value).__name__}")
+    text = clean_text(str(value))
+    _check_length(name, len(text), MAX_WORDS_LENGTH, where)
+    return text
+
+
+def _check_length(what: str, length: int, most: int, where: str) -> None:
+    if length > most:
+        raise Omni123Error(f"{where}: {what} has {length} characters, more than {most}; shorten it")
 
 
 def _add_captions(captions: dict[str, list[str]], value: Any, where: str) -> None:
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             pass  # a caption may begin with a bracket
     if isinstance(value, Mapping) and set(value) <= set(CAPTION_LEVELS):
         for level, texts in value.items():
@@ -162,16 +201,18 @@ def _texts(value: Any, where: str) -> list[str]:
     texts = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
     if not all(isinstance(text, str) for text in texts):
         raise Omni123Error(f"{where}: a caption is not text")
-    return [" ".join(text.split()) for text in texts if text.strip()]
+    return [" ".join(clean_text(text).split()) for text in texts if text.strip()]
 
 
-def _tags(value: Any) -> list[str]:
+def _tags(value: Any, where: str) -> list[str]:
     if value is None:
         return []
     if isinstance(value, str):
-        return [tag.strip() for tag in re.split(r"[,;]", value) if tag.strip()]
+        return [tag.strip() for tag in re.split(r"[,;]", clean_text(value)) if tag.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise Omni123Error(f"{where}: tags must be text or a list, got {type(value).__name__}")
     tags = [tag.get("name", "") if isinstance(tag, Mapping) else tag for tag in value]
-    return [str(tag) for tag in tags if tag]
+    return [clean_text(str(tag)) for tag in tags if tag]
 
 
 def _is_empty(value: Any) -> bool:

@@ -10,14 +10,18 @@ import json
 import os
 from pathlib import Path
 
-from omni123_hf.data.inputs.base import FileAsset, InputOptions
+from omni123_hf.data.inputs.base import BadMetadataAsset, FileAsset, InputOptions, bad_metadata
 from omni123_hf.data.inputs.fields import Fields, asset_values, read_fields, words_of
 from omni123_hf.data.inputs.ids import given_id, path_id
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.loading import supported_suffixes
+from omni123_hf.geometry.loading.files import read_confined
 
 
-def read_folder(folder: Path, source: str, options: InputOptions) -> list[FileAsset]:
+MAX_SIDECAR_BYTES = 10**6
+
+
+def read_folder(folder: Path, source: str, options: InputOptions) -> list[FileAsset | BadMetadataAsset]:
     """Every mesh under `folder` in the order of their paths; none raises `Omni123Error`."""
     known = supported_suffixes()
     files = [path for path in _files(folder) if path.suffix.lower() in known]
@@ -26,12 +30,15 @@ def read_folder(folder: Path, source: str, options: InputOptions) -> list[FileAs
     return [file_asset(path, folder, source, options) for path in files]
 
 
-def file_asset(path: Path, root: Path, source: str, options: InputOptions) -> FileAsset:
-    """The asset of one mesh file under `root`, with its sidecar's words."""
-    fields, caption_source = _sidecar(path)
+def file_asset(path: Path, root: Path, source: str, options: InputOptions) -> FileAsset | BadMetadataAsset:
+    """The asset of one mesh file under `root`, with its sidecar's words; a sidecar that cannot be read makes it a bad one."""
+    relative = path.relative_to(root).as_posix()
+    try:
+        fields, caption_source = _sidecar(path, root)
+    except Omni123Error as error:
+        return bad_metadata(source, relative, error)
     if not fields.category and path.parent != root:
         fields.category = words_of(path.parent.name)
-    relative = path.relative_to(root).as_posix()
     return FileAsset(
         id=given_id(fields.id) if fields.id else path_id(source, relative),
         path=str(path),
@@ -48,17 +55,26 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _sidecar(path: Path) -> tuple[Fields, str]:
+def _sidecar(path: Path, root: Path) -> tuple[Fields, str]:
     words, lines = path.with_suffix(".json"), path.with_suffix(".txt")
     try:
-        if words.is_file():
-            row = json.loads(words.read_text(encoding="utf-8"))
+        if os.path.lexists(words):
+            row = json.loads(_read_text(words, root))
             if not isinstance(row, dict):
-                raise Omni123Error(f"{words} must hold one JSON object")
-            return read_fields(row, str(words)), "sidecar"
-        if lines.is_file():
-            texts = [line for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
-            return read_fields({"captions": texts}, str(lines)), "sidecar"
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise Omni123Error(f"the words beside {path} are not readable: {error}") from error
+                raise Omni123Error(f"{words.name} must hold one JSON object")
+            return read_fields(row, words.name), "sidecar"
+        if os.path.lexists(lines):
+            texts = [line for line in _read_text(lines, root).splitlines() if line.strip()]
+            return read_fields({"captions": texts}, lines.name), "sidecar"
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, Omni123Error):
+            raise
+        raise Omni123Error(f"the words beside {path.name} are not readable: {error}") from error
     return Fields(), ""
+
+
+def _read_text(path: Path, root: Path) -> str:
+    data = read_confined(path, Path(os.path.realpath(root)), MAX_SIDECAR_BYTES)
+    if data is None:
+        raise Omni123Error(f"{path.name} is a link that leads nowhere")
+    return data.decode("utf-8")

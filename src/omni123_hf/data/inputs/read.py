@@ -8,7 +8,8 @@ from typing import Any
 
 from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
 from omni123_hf.data.inputs.arrow import import_datasets, open_on_disk, open_on_hub, read_dataset
-from omni123_hf.data.inputs.base import InputOptions
+from omni123_hf.data.inputs.base import BadMetadataAsset, InputOptions
+from omni123_hf.data.inputs.fields import clean_text
 from omni123_hf.data.inputs.folder import file_asset, read_folder
 from omni123_hf.data.inputs.manifest import MANIFEST_SUFFIXES, read_manifest
 from omni123_hf.data.inputs.named import read_named, source_names, take_turns
@@ -37,7 +38,7 @@ def read_source(text: str, options: InputOptions | None = None) -> list[Any]:
         return read_named(text, options)
     path = Path(text)
     if path.exists():
-        source = label or path.resolve().name.split(".")[0] or "files"
+        source = label or clean_text(path.resolve().name.split(".")[0]) or "files"
         return _limited(_read_path(path, source, options), options)
     if text.startswith(_PREFIX) or (_HUB_ID.fullmatch(text) and not path.parent.exists()):
         name, _, revision = text.removeprefix(_PREFIX).partition("@")
@@ -49,9 +50,10 @@ def read_source(text: str, options: InputOptions | None = None) -> list[Any]:
 
 def check_licences(assets: list[Any], source: str) -> None:
     """Raise `Omni123Error` when no asset of a source states a licence: then the user has to say what it is."""
-    if assets and all(asset.licence == UNKNOWN_LICENCE for asset in assets):
+    read = [asset for asset in assets if not isinstance(asset, BadMetadataAsset)]
+    if read and all(asset.licence == UNKNOWN_LICENCE for asset in read):
         raise Omni123Error(
-            f"{source} states no licence for any of its {len(assets)} assets; "
+            f"{source} states no licence for any of its {len(read)} assets; "
             "give it with --licence (an SPDX name), or --allow-unknown-licence to keep them as 'unknown'"
         )
 

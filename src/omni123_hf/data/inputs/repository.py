@@ -13,15 +13,15 @@ import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import trimesh
 
 from omni123_hf.data.bounded_asset import BoundedAsset, SourceUnreachableError
-from omni123_hf.data.inputs.base import InputOptions
-from omni123_hf.data.inputs.fields import asset_values, read_fields, words_of
+from omni123_hf.data.inputs.base import BadMetadataAsset, InputOptions, bad_metadata
+from omni123_hf.data.inputs.fields import asset_values, clean_text, read_fields, words_of
 from omni123_hf.data.inputs.ids import given_id
 from omni123_hf.errors import Omni123Error, RejectedError
 from omni123_hf.geometry.loading import LoadLimits, load_mesh, supported_suffixes
@@ -37,7 +37,8 @@ class LocalRepository:
     """A copy in a folder."""
 
     name: str
-    folder: str
+    # Not shown: what is hashed or printed of an asset must not depend on where its source lies.
+    folder: str = field(repr=False)
 
     def files(self) -> list[str]:
         """Paths of all files, sorted."""
@@ -105,6 +106,11 @@ class RepositoryAsset(BoundedAsset):
 
     repository: Repository = LocalRepository("", ".")
 
+    @property
+    def file(self) -> Path | None:
+        """See `BoundedAsset.file`; on the Hub the revision fixes the content."""
+        return self.repository.fetch(self.path) if isinstance(self.repository, LocalRepository) else None
+
     def read(self, limits: LoadLimits) -> trimesh.Trimesh:
         """See `BoundedAsset.read`."""
         file = self.repository.fetch(self.path)
@@ -119,8 +125,13 @@ def is_repository(files: list[str]) -> bool:
     return any(_METADATA.fullmatch(file) for file in files)
 
 
-def read_repository(repository: Repository, source: str, options: InputOptions) -> list[RepositoryAsset]:
-    """One asset for each entry of the metadata that has a model file; entries without one are left out."""
+def read_repository(
+    repository: Repository, source: str, options: InputOptions
+) -> list[RepositoryAsset | BadMetadataAsset]:
+    """One asset for each entry of the metadata that has a model file; entries without one are left out.
+
+    An entry that cannot be read becomes a `BadMetadataAsset`; a file that cannot be read raises `Omni123Error`.
+    """
     files = repository.files()
     known = set(files)
     models = [file for file in files if PurePosixPath(file).suffix.lower() in supported_suffixes()]
@@ -128,19 +139,30 @@ def read_repository(repository: Repository, source: str, options: InputOptions) 
     paths: dict[str, Any] = {}
     for file in files:
         if _PATHS.fullmatch(file):
-            paths |= _read_json(repository, file)
-    assets: dict[str, RepositoryAsset] = {}
+            content = _read_json(repository, file)
+            if not isinstance(content, dict):
+                raise Omni123Error(f"{repository.name}: {file} must map ids to paths")
+            paths |= content
+    assets: dict[str, RepositoryAsset | BadMetadataAsset] = {}
     for file in files:
         if not _METADATA.fullmatch(file):
             continue
-        for uid, entry in _entries(_read_json(repository, file), file):
+        for number, (uid, entry) in enumerate(_entries(_read_json(repository, file))):
+            where = f"{file} entry {clean_text(uid) if isinstance(uid, str) else number}"
+            if not isinstance(uid, str) or not isinstance(entry, Mapping):
+                assets[where] = bad_metadata(source, where, f"{where} must be an object with an id")
+                continue
             path = str(paths.get(uid) or entry.get("path") or by_stem.get(uid, ""))
             if path not in known:
                 continue
-            fields = read_fields(_flat(entry), f"{file} entry {uid}")
+            try:
+                fields = read_fields(_flat(entry), where)
+            except Omni123Error as error:
+                assets[uid] = bad_metadata(source, where, error)
+                continue
             # The path was used above; a thumbnail's or another file's name is no caption of the object.
             assets[uid] = RepositoryAsset(
-                id=given_id(uid),
+                id=given_id(clean_text(uid)),
                 path=path,
                 repository=repository,
                 **asset_values(fields, source, options, "metadata", words_of(PurePosixPath(path).stem)),
@@ -166,17 +188,20 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _entries(content: Any, file: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    pairs = content.items() if isinstance(content, Mapping) else ((each.get("uid"), each) for each in content)
-    for uid, entry in pairs:
-        if not isinstance(uid, str) or not isinstance(entry, Mapping):
-            raise Omni123Error(f"{file} must map ids to objects, or list objects with a 'uid'")
-        yield uid, entry
+def _entries(content: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(content, Mapping):
+        yield from content.items()
+    else:
+        yield from ((each.get("uid") if isinstance(each, Mapping) else None, each) for each in content)
 
 
 def _read_json(repository: Repository, path: str) -> Any:
     try:
         file = repository.fetch(path)
+        if isinstance(repository, LocalRepository) and not file.resolve().is_relative_to(
+            Path(repository.folder).resolve()
+        ):
+            raise Omni123Error(f"{repository.name}: {path} is a link out of the repository; copy the file there")
         with gzip.open(file, "rb") if path.endswith(".gz") else open(file, "rb") as stream:
             data = stream.read(MAX_JSON_BYTES + 1)
         if len(data) > MAX_JSON_BYTES:
@@ -186,9 +211,7 @@ def _read_json(repository: Repository, path: str) -> Any:
         if isinstance(error, Omni123Error):
             raise
         raise Omni123Error(f"{repository.name}: {path} is not readable JSON: {error}") from error
-    if not isinstance(content, (dict, list)) or (
-        isinstance(content, list) and not all(isinstance(e, dict) for e in content)
-    ):
+    if not isinstance(content, (dict, list)):
         raise Omni123Error(f"{repository.name}: {path} must map ids to objects, or list objects with a 'uid'")
     return content
 
