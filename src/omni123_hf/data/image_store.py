@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from omni123_hf.data.assets import DescribedAsset
 from omni123_hf.data.records import AssetRecord, read_records, write_records
 from omni123_hf.data.splits import SPLITS, split_of
 from omni123_hf.data.store import dataset_hash, write_json
@@ -31,23 +32,9 @@ IMAGE_FORMAT = 1
 MAX_SIZE = 256
 
 
-class PictureAsset(Protocol):
+class PictureAsset(DescribedAsset, Protocol):
     """A picture with words and a licence; `data.sources.fluent_emoji.ImageAsset` is one."""
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def category(self) -> str: ...
-    @property
-    def captions(self) -> dict[str, list[str]]: ...
-    @property
-    def licence(self) -> str: ...
-    @property
-    def attribution(self) -> str: ...
-    @property
-    def attributes(self) -> dict[str, Any]: ...
     def load(self) -> Image.Image:
         """The picture as RGBA; raises `Omni123Error` when it cannot be used."""
         ...

@@ -368,7 +368,9 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         rotation = rotary_tables(num_past, length, self.config.head_dim, self.config.rope_theta, input_ids.device)
 
         generation = self._drop_tokens(input_ids, self.embed_ids(input_ids), labels)
-        states, attentions = [generation], []
+        # Kept on request only: held to the end, they would cost every pass all layers' activations.
+        states = [generation] if output_hidden_states else []
+        attentions = []
         for dual in self.dual_blocks:
             mask = masks.last_dual if dual.is_last else masks.dual
             generation, conditioning, weights = dual(
@@ -379,8 +381,10 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 past_key_values=past_key_values,
                 visible_keys=None if visible is None else visible[0],
             )
-            states.append(generation)
-            attentions.append(weights)
+            if output_hidden_states:
+                states.append(generation)
+            if output_attentions:
+                attentions.append(weights)
         for single in self.single_blocks:
             generation, weights = single(
                 generation,
@@ -389,8 +393,10 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 past_key_values=past_key_values,
                 visible_keys=None if visible is None else visible[1],
             )
-            states.append(generation)
-            attentions.append(weights)
+            if output_hidden_states:
+                states.append(generation)
+            if output_attentions:
+                attentions.append(weights)
         hidden = layer_norm(generation, self.config.layer_norm_eps)
 
         output = Omni123Output(
@@ -453,7 +459,7 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 f"prefix_length is {tuple(prefix.shape)}: give one number, or one for each of {rows} rows."
             )
         prefix = prefix.expand(rows)
-        if torch.compiler.is_compiling() or isinstance(num_past, torch.Tensor):
+        if torch.compiler.is_compiling():
             return prefix
         longest, reach = int(prefix.max()), num_past or length
         if longest > reach or int(prefix.min()) < 0:

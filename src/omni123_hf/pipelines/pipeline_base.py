@@ -23,6 +23,7 @@ from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.extraction import extract_surface
+from omni123_hf.geometry.health import mesh_health
 from omni123_hf.modeling.generation_omni123 import GUIDANCE_SCHEDULES
 
 # diffusers finds a third-party component class only in a module that is imported already.
@@ -261,6 +262,20 @@ class Omni123PipelineBase(DiffusionPipeline):
                 meshes.append(None)
                 failures.append(_one_line(error))
         return meshes, failures
+
+    def decode_and_check_shapes(
+        self,
+        shape_tokens: torch.Tensor,
+        resolution: int,
+        progress: Callable[[int, int], object] | None,
+        timings: dict[str, float],
+    ) -> tuple[list[trimesh.Trimesh | None], list[str | None], list[dict[str, Any] | None]]:
+        """`decode_shapes` and the health of each mesh, both timed."""
+        with timed(timings, "shape_decoder"):
+            meshes, failures = self.decode_shapes(shape_tokens, resolution, progress)
+        with timed(timings, "mesh_health"):
+            health = [None if mesh is None else mesh_health(mesh).to_dict() for mesh in meshes]
+        return meshes, failures, health
 
 
 def check_settings(

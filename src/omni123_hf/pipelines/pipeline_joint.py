@@ -6,7 +6,6 @@ from typing import Any, Literal
 import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
-from omni123_hf.geometry.health import mesh_health
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from omni123_hf.modeling.modeling_image_vae import Omni123ImageVAE
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
@@ -130,10 +129,9 @@ class Omni123JointPipeline(Omni123PipelineBase):
         if output_type == "trimesh":
             with timed(timings, "image_decoder"):
                 images = self.decode_images(codes["image"])
-            with timed(timings, "shape_decoder"):
-                meshes, failures = self.decode_shapes(codes["shape"], resolution, callback_on_extraction)
-            with timed(timings, "mesh_health"):
-                health = [None if mesh is None else mesh_health(mesh).to_dict() for mesh in meshes]
+            meshes, failures, health = self.decode_and_check_shapes(
+                codes["shape"], resolution, callback_on_extraction, timings
+            )
         output = Omni123PipelineOutput(
             images=images,
             meshes=meshes,

@@ -7,7 +7,6 @@ import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.geometry.health import mesh_health
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import generation_plan, get_task
@@ -144,10 +143,9 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
             )
         meshes = failures = health = None
         if output_type == "trimesh":
-            with timed(timings, "shape_decoder"):
-                meshes, failures = self.decode_shapes(codes["shape"], resolution, callback_on_extraction)
-            with timed(timings, "mesh_health"):
-                health = [None if mesh is None else mesh_health(mesh).to_dict() for mesh in meshes]
+            meshes, failures, health = self.decode_and_check_shapes(
+                codes["shape"], resolution, callback_on_extraction, timings
+            )
         output = Omni123PipelineOutput(
             meshes=meshes, shape_tokens=codes["shape"], health=health, failures=failures, timings=timings
         )
