@@ -56,7 +56,7 @@ def test_one_layer_of_each_kind_at_full_width():
     mask[:, 100:] = False
     prefix = torch.tensor([100])
     masks = build_masks(VisibilityRule(mask, prefix_length=prefix), length, length)
-    rotation = rotary_tables(0, length, config.head_dim, config.rope_theta, torch.device("cpu"))
+    rotation = rotary_tables(torch.arange(length), config.head_dim, config.rope_theta)
     generation = torch.randn(1, length, WIDTH, requires_grad=True)
     conditioning = torch.randn(1, text, WIDTH, requires_grad=True)
     first, last, single = Omni123DualBlock(config, 0), Omni123DualBlock(config, 1), Omni123SingleBlock(config, 2)

@@ -38,16 +38,13 @@ class HeadRMSNorm(nn.Module):
         return (y * self.weight.float()).to(x.dtype)
 
 
-def rotary_tables(
-    start: int | torch.Tensor, length: int, head_dim: int, theta: float, device: torch.device
-) -> Rotation:
-    """`(cos, sin)` of shape `(length, head_dim / 2)` for positions from `start`.
+def rotary_tables(positions: torch.Tensor, head_dim: int, theta: float) -> Rotation:
+    """`(cos, sin)` of shape `(T, head_dim / 2)` for `positions (T,)`.
 
     Computed anew in every pass: a non-persistent buffer would hold uninitialised memory after a meta-device load.
     """
-    exponent = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim
-    position = torch.arange(length, device=device, dtype=torch.float32) + start
-    angle = position[:, None] * theta**-exponent
+    exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angle = positions.float()[:, None] * theta**-exponent
     return angle.cos(), angle.sin()
 
 

@@ -35,6 +35,7 @@ from .configuration_omni123 import Omni123Config
 from .generation_omni123 import Omni123GenerationMixin
 from .loss_omni123 import summed_cross_entropy
 from .masking import VisibilityRule, build_masks
+from .packing_omni123 import check_documents, document_positions, packed_rule
 from .saving import refuse_torchao_saving
 
 
@@ -318,6 +319,7 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         drop_prefix: torch.Tensor | None = None,
         bbox: torch.Tensor | None = None,
         conditioning_mask: torch.Tensor | None = None,
+        document_ids: torch.Tensor | None = None,
         modality: str | None = None,
         logits_to_keep: int = 0,
         output_hidden_states: bool = False,
@@ -333,16 +335,23 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         In a cached step pass only new ids, `past_key_values` and the last output's `conditioning_mask`, and no text;
         with a dropped prefix pass `prefix_length` and `drop_prefix` in every step. `past_key_values` is a
         `DynamicCache` (made here when `use_cache` is set) or a static cache (`make_static_cache`), whose steps can be
-        compiled as one graph. Raises `Omni123Error`.
+        compiled as one graph. With `document_ids (1, T)` the row is packed (`packing_omni123.py`): the text inputs,
+        `null_text`, `prefix_length` and `drop_prefix` have an entry for each of its D documents. Raises `Omni123Error`.
         """
         if not torch.compiler.is_compiling():
-            is_cached = conditioning_mask is not None
-            check_ids(self.config, input_ids, labels, is_cached)
-            check_rows(input_ids.shape[0], null_text, drop_prefix, prefix_length)
+            check_ids(self.config, input_ids, labels, is_cached=conditioning_mask is not None)
+        # Documents of a packed row stand where rows stand otherwise.
+        samples = input_ids.shape[0] if document_ids is None else self._count_documents(text_embeds, null_text)
+        if not torch.compiler.is_compiling():
+            check_rows(samples, null_text, drop_prefix, prefix_length)
             has_text = any(x is not None for x in (text_embeds, text_embeds_2, text_attention_mask_2, null_text, bbox))
             check_cache(past_key_values, conditioning_mask, input_ids.shape[0], has_text)
             check_outputs(self.config, modality, output_attentions)
-        rows, length = input_ids.shape
+            if document_ids is not None:
+                check_documents(document_ids, input_ids, samples)
+                if use_cache or past_key_values is not None:
+                    raise Omni123Error("A packed row has no cache: decode each sequence in a row of its own.")
+        length = input_ids.shape[1]
         conditioning = None
         num_past: int | torch.Tensor = 0
         if conditioning_mask is not None and past_key_values is not None:
@@ -352,12 +361,19 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
                 num_past = int(num_past)
         else:
             conditioning, valid = self.embed_conditioning(
-                rows, text_embeds, text_embeds_2, text_attention_mask_2, bbox, null_text
+                samples, text_embeds, text_embeds_2, text_attention_mask_2, bbox, null_text
             )
             if use_cache and past_key_values is None:
                 past_key_values = DynamicCache()
-        prefix = self._prefix_tensor(prefix_length, rows, num_past, length, input_ids.device)
-        rule = VisibilityRule(valid, num_past, prefix, drop_prefix, self.config.text_causal)
+        prefix = self._prefix_tensor(prefix_length, samples, num_past, length, input_ids.device)
+        if document_ids is None:
+            positions = torch.arange(length, device=input_ids.device) + num_past
+            rule = VisibilityRule(valid, num_past, prefix, drop_prefix, self.config.text_causal)
+        else:
+            assert conditioning is not None  # A packed row has no cache.
+            positions = document_positions(document_ids)
+            rule = packed_rule(valid, document_ids, positions, prefix, drop_prefix, self.config.text_causal)
+            conditioning, valid = conditioning.flatten(0, 1)[None], rule.conditioning_mask
         width = valid.shape[1]
         keys, single_keys = self._key_lengths(past_key_values, num_past, length, width)
         # Cutting static buffers to their used part makes them equal dynamic ones to the bit; a compiled step, whose shapes
@@ -365,7 +381,7 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         visible = None if torch.compiler.is_compiling() else (width + keys, single_keys)
         flex = self.config._attn_implementation == "flex_attention"
         masks = build_masks(rule, length, keys, conditioning is None, single_keys, use_flex=flex)
-        rotation = rotary_tables(num_past, length, self.config.head_dim, self.config.rope_theta, input_ids.device)
+        rotation = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
 
         generation = self._drop_tokens(input_ids, self.embed_ids(input_ids), labels)
         # Kept on request only: held to the end, they would cost every pass all layers' activations.
@@ -415,6 +431,14 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         if modality in (None, "image") and self.image_head is not None:
             output.image_logits = self.image_head(kept)
         return output
+
+    @staticmethod
+    def _count_documents(text_embeds: torch.Tensor | None, null_text: torch.Tensor | None) -> int:
+        """D of a packed row, by the inputs that have an entry for each document."""
+        counted = text_embeds if text_embeds is not None else null_text
+        if counted is None:
+            raise Omni123Error("A packed row needs text_embeds or null_text, with an entry for each document.")
+        return counted.shape[0]
 
     def make_static_cache(self, conditioning_length: int, num_positions: int) -> Omni123StaticCache:
         """An empty cache of fixed size for `conditioning_length` C and at most `num_positions` generation positions.

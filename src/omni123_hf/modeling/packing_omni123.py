@@ -1,0 +1,123 @@
+"""Several training sequences in one row of the backbone, so that a batch of unequal tasks holds no padding.
+
+A packed row holds *documents* one after another: `document_ids (1, T)` say to which document each generation position
+belongs, 0..D-1 in ascending order, and D for padding at the end. Every document has its own text (row d of the text
+inputs), prefix length and flags; positions count from 0 in each, and nothing is visible across documents. So a packed row
+gives each document the same states as a row of its own would.
+"""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import Omni123Error
+from .masking import VisibilityRule
+from .tasks import Sequence
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """`input_ids`, `labels` and `document_ids` are int64 `(1, T)`, `prefix_length` `(D,)`."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    document_ids: torch.Tensor
+    prefix_length: torch.Tensor
+
+
+def pack_sequences(sequences: Items[Sequence], pad_id: int, multiple: int = 1) -> PackedRow:
+    """Lays out single sequences (ids `(T_d,)`) as one row, padded at its end to a multiple of `multiple` positions.
+
+    A multiple keeps the number of different lengths small, and with it what `torch.compile` and flex attention compile.
+    """
+    if not sequences or any(sequence.ids.ndim != 1 for sequence in sequences):
+        raise Omni123Error("packing takes one or more single sequences, ids of shape (T,).")
+    lengths = torch.tensor([len(sequence.ids) for sequence in sequences])
+    padding = -int(lengths.sum()) % multiple
+    documents = torch.arange(len(sequences) + 1).repeat_interleave(torch.cat([lengths, torch.tensor([padding])]))
+    ids = torch.cat([*(s.ids for s in sequences), torch.full((padding,), pad_id)])
+    labels = torch.cat([*(s.labels for s in sequences), torch.full((padding,), -100)])
+    prefix = torch.tensor([s.prefix_length for s in sequences])
+    return PackedRow(ids[None], labels[None], documents[None], prefix)
+
+
+def document_positions(document_ids: torch.Tensor) -> torch.Tensor:
+    """`(T,)` positions inside each document of `document_ids (1, T)`."""
+    documents = document_ids[0].contiguous()
+    return torch.arange(len(documents), device=documents.device) - torch.searchsorted(documents, documents)
+
+
+def check_documents(document_ids: torch.Tensor, input_ids: torch.Tensor, documents: int) -> None:
+    """Raises `Omni123Error` unless `document_ids` number the documents of one row in order."""
+    if document_ids.shape != input_ids.shape or input_ids.shape[0] != 1:
+        raise Omni123Error(
+            f"document_ids are {tuple(document_ids.shape)} and input_ids {tuple(input_ids.shape)}: a packed batch is one row, "
+            "(1, length) both."
+        )
+    steps = document_ids[0].diff()
+    if bool((steps < 0).any()) or int(document_ids.min()) < 0 or int(document_ids.max()) > documents:
+        raise Omni123Error(
+            f"document_ids must ascend from 0, with {documents} (the number of documents) for padding at the end."
+        )
+
+
+@dataclass(frozen=True)
+class PackedVisibilityRule(VisibilityRule):
+    """The rule of `masking.py` inside each document, and nothing visible between documents.
+
+    `conditioning_mask` is `(1, D * C)`, the documents' streams one after another. `document_ids` and `positions` are
+    `(T,)`; `prefix_length` and `drop_prefix` are `(D + 1,)`, with an entry for the padding.
+    """
+
+    document_ids: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    conditioning_length: int = 0
+
+    def generation(self, row: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        assert self.document_ids is not None and self.positions is not None
+        document = self.document_ids[query]
+        place, key_place = self.positions[query], self.positions[key]
+        # In the plain rule a document stands where a row stands.
+        return (document == self.document_ids[key]) & super().generation(document, place, key_place)
+
+    def last_dual(self, row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        assert self.document_ids is not None
+        length = self.conditioning_mask.shape[1]
+        text = self.conditioning_mask[row, key.clamp(max=length - 1)]
+        text = text & (key // self.conditioning_length == self.document_ids[query])
+        return torch.where(key < length, text, self.generation(row, query, (key - length).clamp(min=0)))
+
+    def dual(self, row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        length = self.conditioning_mask.shape[1]
+        text = self.conditioning_mask[row, key.clamp(max=length - 1)] & (key < length)
+        text = text & (key // self.conditioning_length == query // self.conditioning_length)
+        if self.text_causal:
+            text = text & (key <= query)
+        behind = self.last_dual(row, head, (query - length).clamp(min=0), key)
+        return torch.where(query < length, text | (key == query), behind)
+
+
+def packed_rule(
+    valid: torch.Tensor,
+    document_ids: torch.Tensor,
+    positions: torch.Tensor,
+    prefix_length: torch.Tensor | None,
+    drop_prefix: torch.Tensor | None,
+    text_causal: bool,
+) -> PackedVisibilityRule:
+    """The rule of a packed row whose documents have conditioning `valid (D, C)`, `prefix_length (D,)` and `drop_prefix (D,)`."""
+
+    def with_padding(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else torch.cat([values, values.new_zeros(1)])
+
+    return PackedVisibilityRule(
+        valid.reshape(1, -1),
+        0,
+        with_padding(prefix_length),
+        with_padding(drop_prefix),
+        text_causal,
+        document_ids[0],
+        positions,
+        valid.shape[1],
+    )
