@@ -121,10 +121,10 @@ def test_a_manifest_in_every_format(folder, tmp_path):
     [
         ("m.csv", "name\nchair\n", "needs a column 'path'.*row 1 has no path"),
         ("m.csv", "path\n", "no rows"),
-        ("m.csv", b"path\n\xff\xfe\n", "not a readable csv"),
+        ("m.csv", b"path\n\xff\xfe\n", "not a readable table"),
         ("m.jsonl", "[1]\n", "must be a JSON object"),
-        ("m.jsonl", b'{"path": "\xff"}\n', "not a readable jsonl"),
-        ("m.parquet", "nonsense", "not a readable Parquet"),
+        ("m.jsonl", b'{"path": "\xff"}\n', "not a readable table"),
+        ("m.parquet", "nonsense", "not a readable table"),
         ("m.docx", "nonsense", "neither a table nor a mesh"),
     ],
 )

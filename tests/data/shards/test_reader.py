@@ -18,8 +18,7 @@ from omni123_hf.errors import Omni123Error
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Tiny shards, read only."""
-    write_tiny_shards(tmp_path_factory.mktemp("shards") / "tiny")
-    return tmp_path_factory.getbasetemp() / "shards0" / "tiny"
+    return write_tiny_shards(tmp_path_factory.mktemp("shards") / "tiny").folder
 
 
 def test_every_way_of_reading_gives_the_codes_of_the_record(folder):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omni123_hf.data.shards.edits import EditTokens
 from omni123_hf.data.shards.format import Field, PoolLayout, image_field
 from omni123_hf.data.shards.manifest import ShardRecord
 from omni123_hf.data.shards.reader import TokenShards
@@ -49,6 +50,27 @@ def codes_of(record: ShardRecord) -> np.ndarray:
 
 def encode(records: list[ShardRecord]) -> np.ndarray:
     return np.stack([codes_of(record) for record in records])
+
+
+def tiny_pairs(count: int = 10) -> list[EditTokens]:
+    return [
+        EditTokens(
+            id=f"edit/{i}",
+            source="ours",
+            split="heldout" if i == 9 else "train",
+            licence="Apache-2.0",
+            attribution="generated",
+            category="chair",
+            source_tokens=np.arange(i, i + 6),
+            target_tokens=np.arange(i, i + 6)[::-1],
+            instructions=("make it taller", f"make the chair {i} taller"),
+            edit_type="resize",
+            region_parts=("leg",) * (i % 3),
+            region_boxes=((-1.0, -1.0, -1.0, 0.0, 0.25, 1.0),) * (i % 2),
+            chain=("generator",),
+        )
+        for i in range(count)
+    ]
 
 
 def write_tiny_shards(folder: Path, count: int = 40, options: WriterOptions = QUIET) -> TokenShards:

@@ -6,7 +6,6 @@ a reason. Token pairs have a reader of their own, `token_pairs`.
 
 from __future__ import annotations
 
-import csv
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from omni123_hf.data.editing.lineage import check_lineage
 from omni123_hf.data.editing.members import Member, group_members
 from omni123_hf.data.editing.mesh_pairs import MeshPairSpec
 from omni123_hf.data.inputs.licences import normalise_licence
+from omni123_hf.data.inputs.tables import BadRow, table_rows
 from omni123_hf.data.splits import split_of
 from omni123_hf.errors import Omni123Error, RejectedError
 from omni123_hf.geometry.loading import LoadLimits
@@ -92,11 +92,12 @@ def read_table(path: str | Path, info: PairSetInfo) -> ReadPairs:
     """Pairs of a table (CSV, JSON lines or Parquet) with columns source, target and instruction.
 
     Optional columns: id, object_id, edit_type, inverse_instruction, category, licence, attribution, split. Paths are
-    relative to the table and stay under its folder. A row without a needed column raises `Omni123Error`.
+    relative to the table and stay under its folder. A row that cannot be read is skipped as "bad_row"; one without a
+    needed column raises `Omni123Error`.
     """
     path, found = Path(path), ReadPairs()
     warning = check_lineage(info.chain, info.allow_restricted, info.name)
-    for number, row in enumerate(table_rows(path), start=1):
+    for number, row in pair_rows(path, found):
         where = f"{path.name} row {number}"
         source, target, instruction = (_pick(row, key, where) for key in ("source", "target", "instruction"))
         sides = [Member(str(path.parent), "", _inside(name, where)) for name in (source, target)]
@@ -134,7 +135,7 @@ def read_edit3d_bench(folder: str | Path, info: PairSetInfo) -> ReadPairs:
         raise Omni123Error(f"{folder} holds no CSV file; give the folder of Edit3D-Bench")
     for table in tables:
         kind = next((word for word in (*TYPE_WORDS, *TEXTURE_WORDS) if word in table.stem.lower()), "")
-        for number, row in enumerate(table_rows(table), start=1):
+        for number, row in pair_rows(table, found, f"{table.stem}/"):
             name, where = f"{table.stem}/{number:05d}", f"{table.name} row {number}"
             ids = [Path(_pick(row, side, where)).stem for side in ("source", "target")]
             gone = [each for each in ids if each not in meshes]
@@ -187,39 +188,21 @@ def row_licence(row: Mapping[str, Any], info: PairSetInfo) -> str:
     return licence
 
 
-def table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a CSV, JSON lines or Parquet table, columns in lower case; one that cannot be read raises `Omni123Error`."""
-    for number, row in enumerate(_raw_rows(path), start=1):
-        if not isinstance(row, dict):
-            raise Omni123Error(f"{path.name} row {number} is no record with named columns")
-        yield _plain_names(row)
+def pair_rows(path: Path, found: ReadPairs, name: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbers and rows of a table (`inputs.tables.table_rows`), columns in lower case.
+
+    A row that cannot be read is listed in `found` as "bad_row", by its number after `name`; a table that cannot be read
+    raises `Omni123Error`.
+    """
+    for number, row in table_rows(path):
+        if isinstance(row, BadRow):
+            found.skip(f"{name}{number:07d}", "bad_row", f"{path.name} row {number} {row.problem}")
+        else:
+            yield number, _plain_names(row)
 
 
 def _plain_names(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(name).strip().lower(): value for name, value in row.items()}
-
-
-def _raw_rows(path: Path) -> Iterator[Any]:
-    try:
-        if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet as pq
-
-            for batch in pq.ParquetFile(path).iter_batches():
-                yield from batch.to_pylist()
-        elif path.suffix.lower() == ".csv":
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                yield from csv.DictReader(file)
-        elif path.suffix.lower() in (".jsonl", ".ndjson"):
-            with open(path, encoding="utf-8") as file:
-                yield from (json.loads(line) for line in file if line.strip())
-        else:
-            raise Omni123Error(f"{path.name}: a table of pairs is a .csv, .jsonl or .parquet file")
-    except Omni123Error:
-        raise
-    except ImportError as error:
-        raise Omni123Error("a Parquet table needs pyarrow; install it with: pip install pyarrow") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise Omni123Error(f"{path} is not a readable table: {' '.join(str(error).split())[:200]}") from error
 
 
 def _pick(row: Mapping[str, Any], key: str, where: str) -> str:

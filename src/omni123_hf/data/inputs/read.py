@@ -11,9 +11,10 @@ from omni123_hf.data.inputs.arrow import import_datasets, open_on_disk, open_on_
 from omni123_hf.data.inputs.base import BadMetadataAsset, InputOptions
 from omni123_hf.data.inputs.fields import clean_text
 from omni123_hf.data.inputs.folder import file_asset, read_folder
-from omni123_hf.data.inputs.manifest import MANIFEST_SUFFIXES, read_manifest
+from omni123_hf.data.inputs.manifest import read_manifest
 from omni123_hf.data.inputs.named import read_named, source_names, take_turns
 from omni123_hf.data.inputs.repository import HubRepository, LocalRepository, is_repository, read_repository
+from omni123_hf.data.inputs.tables import TABLE_SUFFIXES
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.loading import supported_suffixes
 
@@ -66,11 +67,11 @@ def _limited(assets: list[Any], options: InputOptions) -> list[Any]:
 def _read_path(path: Path, source: str, options: InputOptions) -> list[Any]:
     if path.is_file():
         suffix = path.suffix.lower()
-        if suffix in MANIFEST_SUFFIXES:
+        if suffix in TABLE_SUFFIXES:
             return list(read_manifest(path, source, options))
         if suffix in supported_suffixes():
             return [file_asset(path, path.parent, source, options)]
-        known = ", ".join([*MANIFEST_SUFFIXES, *supported_suffixes()])
+        known = ", ".join([*TABLE_SUFFIXES, *supported_suffixes()])
         raise Omni123Error(f"{path} is neither a table nor a mesh; known: {known}")
     if (path / "manifest.jsonl").is_file() and (path / "dataset.json").is_file():
         raise Omni123Error(f"{path} is a prepared data set already; use 'omni123 data merge' to join it with others")

@@ -7,7 +7,7 @@
 | `tokenizers.py`, `store_tokens.py`, `edits.py`, `text.py` | where tokens and text embeddings come from |
 | `reader.py`, `order.py`, `streaming.py`, `statistics.py` | random access, order of records, streams, use of the codes |
 | `hub.py`, `card.py` | the same as a data set of the Hub |
-| `training_tokens.py` | the interface of the training stages |
+| `training_pool.py`, `training_tokens.py` | what a trainer reads of one pool; the pool `pairs` as the stage `pretrain` reads it |
 """
 
 from importlib import import_module
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from omni123_hf.data.shards.hub import export_hub_folder, push_to_hub
     from omni123_hf.data.shards.reader import Pool, TokenShards
     from omni123_hf.data.shards.streaming import ShuffledRecords, ShuffledStream, as_hf_stream, stream_from_hub
+    from omni123_hf.data.shards.training_pool import TrainingPool
 
 _MODULES = {
     "EditTokens": "edits",
@@ -27,6 +28,7 @@ _MODULES = {
     "push_to_hub": "hub",
     "Pool": "reader",
     "TokenShards": "reader",
+    "TrainingPool": "training_pool",
     "ShuffledRecords": "streaming",
     "ShuffledStream": "streaming",
     "as_hf_stream": "streaming",
@@ -38,6 +40,7 @@ __all__ = [
     "ShuffledRecords",
     "ShuffledStream",
     "TokenShards",
+    "TrainingPool",
     "as_hf_stream",
     "export_hub_folder",
     "push_to_hub",

@@ -51,7 +51,7 @@ class Pool:
         """(record length,) uint16: all fields of one record, one after another."""
         if not 0 <= number < self._starts[-1]:
             raise Omni123Error(f"the pool {self.name} has records 0..{len(self) - 1}; got {number}")
-        shard = bisect_right(self._starts, number) - 1
+        shard = self.shard_of(number)
         tokens = self._maps.get(shard)
         if tokens is None:
             tokens = self.tokens(shard)
@@ -78,6 +78,10 @@ class Pool:
             tokens = self._map(self.info.shards[shard].files["tokens"], TOKEN_DTYPE).reshape(-1, length)
             self._maps[shard] = tokens
         return tokens
+
+    def shard_of(self, number: int) -> int:
+        """The shard that holds a record."""
+        return bisect_right(self._starts, number) - 1
 
     def range_of(self, shard: int) -> range:
         """Numbers of the records of one shard."""
@@ -142,7 +146,7 @@ class Pool:
             )
         row = self._manifest_row(number)
         texts = slice(row["caption_row"], row["caption_row"] + len(ShardRecord.from_row(row).texts))
-        shard = bisect_right(self._starts, number) - 1
+        shard = self.shard_of(number)
         return {
             name: (
                 self._embedding(shard, name)[texts].copy(),
