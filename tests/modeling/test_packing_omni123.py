@@ -54,7 +54,7 @@ def test_every_document_has_the_states_of_a_row_of_its_own(implementation, causa
     with torch.no_grad():
         packed = model(**packed_inputs(config, sequences, inputs, 16)).last_hidden_state[0]
         start = 0
-        for number, sequence in enumerate(sequences):
+        for number in range(len(sequences)):
             states = alone(model, sequences, inputs, number).last_hidden_state[0]
             torch.testing.assert_close(packed[start : start + len(states)], states, atol=1e-5, rtol=0)
             start += len(states)

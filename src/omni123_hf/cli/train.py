@@ -7,7 +7,12 @@ import typer
 
 
 def train(
-    stage: Annotated[str, typer.Argument(help="shape-tokenizer, image-vae, image-tokenizer, tokenize or pretrain.")],
+    stage: Annotated[
+        str,
+        typer.Argument(
+            help="shape-tokenizer, image-vae, image-tokenizer, tokenize, pretrain, continued, sft or edit."
+        ),
+    ],
     config: Annotated[Path, typer.Option("--config", help="Recipe, a YAML file; see recipes/.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes to the recipe, such as training.max_steps=100.")

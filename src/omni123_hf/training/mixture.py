@@ -42,9 +42,7 @@ def normalized(weights: Mapping[str, float], what: str) -> dict[str, float]:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in weights.values())
     total = sum(weights.values()) if numbers else float("nan")
     if not weights or not numbers or min(weights.values()) < 0 or not abs(total - 1) <= 1e-6:
-        raise Omni123Error(
-            f"{what} {dict(weights)} sum to {total:g}: give non-negative probabilities that sum to 1."
-        )
+        raise Omni123Error(f"{what} {dict(weights)} sum to {total:g}: give non-negative probabilities that sum to 1.")
     return dict(weights)
 
 
@@ -68,14 +66,18 @@ def mixture_probabilities(
 
 def build_mixture(options: Mapping[str, Any], pools: Mapping[str, RecordPool], get: "TaskTable") -> list[Subset]:
     """The subsets of a recipe's `options`, checked against the pools they draw from. Raises `Omni123Error`."""
-    if ("tasks" in options) == ("mixture" in options):
+    if (options.get("tasks") is None) == (options.get("mixture") is None):
         raise Omni123Error("the recipe's options need either tasks or mixture.")
-    if "tasks" in options:
-        lines = {"pairs": {"pool": "pairs", "tasks": normalized(options["tasks"], "task probabilities")}}
+    if options.get("tasks") is not None:
+        lines: Mapping[str, Any] = {
+            "pairs": {"pool": "pairs", "tasks": normalized(options["tasks"], "task probabilities")}
+        }
     else:
         lines = options["mixture"]
         if not isinstance(lines, Mapping) or not lines:
-            raise Omni123Error("options.mixture must map names of subsets to pool and tasks: see recipes/ for examples.")
+            raise Omni123Error(
+                "options.mixture must map names of subsets to pool and tasks: see recipes/ for examples."
+            )
     for name, line in lines.items():
         unknown = set(line) - SUBSET_KEYS if isinstance(line, Mapping) else {str(line)}
         if unknown or "tasks" not in line:

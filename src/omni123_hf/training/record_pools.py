@@ -114,7 +114,9 @@ def open_pools(data: Mapping[str, Any], code_counts: Mapping[str, int]) -> dict[
     pools: dict[str, RecordPool] = {}
     for name, entry in data["pools"].items():
         if not isinstance(entry, Mapping) or set(entry) - {"shards", "pool", "revision"} or "shards" not in entry:
-            raise Omni123Error(f"pool {name!r} must be a mapping of shards, pool (and revision of a Hub id): got {entry}.")
+            raise Omni123Error(
+                f"pool {name!r} must be a mapping of shards, pool (and revision of a Hub id): got {entry}."
+            )
         pools[name] = TrainingPool.open(entry["shards"], entry.get("pool", name), revision=entry.get("revision"))
     if not pools:
         raise Omni123Error("data.pools of the recipe is empty: name at least one pool.")

@@ -1,18 +1,21 @@
 """The stages by name: the command line and the recipes read this table."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from ..errors import Omni123Error
 from .recipe import Recipe
 
 
+# The four autoregressive ones are one trainer (`autoregressive.AR_STAGES` tells them apart).
+AUTOREGRESSIVE = ("pretrain", "continued", "sft", "edit")
 STAGES = {
     "shape-tokenizer": "shape_tokenizer",
     "image-vae": "image_vae",
     "image-tokenizer": "image_tokenizer",
     "tokenize": "tokenize",
-    "pretrain": "autoregressive",
+    **dict.fromkeys(AUTOREGRESSIVE, "autoregressive"),
 }
 
 
@@ -20,4 +23,5 @@ def get_stage(name: str) -> Callable[[Recipe], dict[str, float]]:
     """The `train(recipe)` function of a stage. Raises `Omni123Error` for an unknown name."""
     if name not in STAGES:
         raise Omni123Error(f"unknown stage {name!r}: choose one of {', '.join(sorted(STAGES))}.")
-    return import_module(f".{STAGES[name]}", __package__).train
+    module = import_module(f".{STAGES[name]}", __package__)
+    return partial(module.train, stage=module.AR_STAGES[name]) if name in AUTOREGRESSIVE else module.train

@@ -120,7 +120,9 @@ class TaskSampler:
                     continue
                 lacking = [view for view in self.views if image_field(view) not in fields]
                 if lacking:
-                    held = [field.removeprefix(image_field("")) for field in fields if field.startswith("image_tokens_")]
+                    held = [
+                        field.removeprefix(image_field("")) for field in fields if field.startswith("image_tokens_")
+                    ]
                     raise Omni123Error(
                         f"image_view {lacking[0]!r} has no tokens in pool {subset.pool!r}: use one of {', '.join(held)}."
                     )
@@ -155,7 +157,9 @@ class TaskSampler:
 
     def parts(self, pool: RecordPool, task: Task, row: int, rng: np.random.Generator) -> dict[str, Any]:
         """Codes and view indices by segment. Posed images show different views, drawn at random (§4.5)."""
-        views = iter(rng.permutation(posed_views(pool)).tolist() if any(s.kind == "view" for s in task.segments) else [])
+        views = iter(
+            rng.permutation(posed_views(pool)).tolist() if any(s.kind == "view" for s in task.segments) else []
+        )
         parts: dict[str, Any] = {}
         posed = ""
         for segment in task.segments:

@@ -1,4 +1,4 @@
-"""The backbone together with its two text encoders, as one trainable module."""
+"""The backbone together with its text encoders, as one trainable module."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class TextConditionedOmni123(nn.Module):
         self,
         transformer: Omni123ForConditionalGeneration,
         text_encoder: CLIPTextModel,
-        text_encoder_2: Qwen3Model,
+        text_encoder_2: Qwen3Model | None,
         freeze_text_encoders: bool = False,
     ):
         super().__init__()
@@ -60,23 +60,32 @@ class TextConditionedOmni123(nn.Module):
         self.text_encoder_2 = text_encoder_2
         if freeze_text_encoders:
             text_encoder.requires_grad_(False)
-            text_encoder_2.requires_grad_(False)
+            if text_encoder_2 is not None:
+                text_encoder_2.requires_grad_(False)
 
     def forward(
-        self, text_ids: torch.Tensor, text_ids_2: torch.Tensor, text_attention_mask_2: torch.Tensor, **inputs: Any
+        self,
+        text_ids: torch.Tensor,
+        text_ids_2: torch.Tensor | None = None,
+        text_attention_mask_2: torch.Tensor | None = None,
+        **inputs: Any,
     ) -> Omni123Output:
-        """`text_ids (B, Lc)` (all positions kept), `text_ids_2 (B, Lq)` with its mask, the rest as the backbone takes it."""
-        return self.transformer(
-            text_embeds=self.text_encoder(input_ids=text_ids).last_hidden_state,
-            text_embeds_2=self.text_encoder_2(
-                input_ids=text_ids_2, attention_mask=text_attention_mask_2, use_cache=False
-            ).last_hidden_state,
-            text_attention_mask_2=text_attention_mask_2,
-            **inputs,
-        )
+        """`text_ids (B, Lc)` (all positions kept), `text_ids_2 (B, Lq)` with its mask, the rest as the backbone takes it.
+
+        Of a packed row the text has an entry for each document.
+        """
+        inputs["text_embeds"] = self.text_encoder(input_ids=text_ids).last_hidden_state
+        if self.text_encoder_2 is not None:
+            second = self.text_encoder_2(input_ids=text_ids_2, attention_mask=text_attention_mask_2, use_cache=False)
+            inputs |= {
+                "text_embeds_2": second.last_hidden_state,
+                "text_attention_mask_2": text_attention_mask_2,
+            }
+        return self.transformer(**inputs)
 
     def save_components(self, folder: Path) -> None:
-        """Writes `transformer`, `text_encoder` and `text_encoder_2` below `folder`."""
+        """Writes `transformer`, `text_encoder` and, where there is one, `text_encoder_2` below `folder`."""
         self.transformer.save_pretrained(folder / "transformer")
         self.text_encoder.save_pretrained(folder / "text_encoder")
-        self.text_encoder_2.save_pretrained(folder / "text_encoder_2")
+        if self.text_encoder_2 is not None:
+            self.text_encoder_2.save_pretrained(folder / "text_encoder_2")

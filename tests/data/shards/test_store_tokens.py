@@ -12,7 +12,7 @@ from omni123_hf.data.shards.reader import TokenShards
 from omni123_hf.data.shards.store_tokens import tokenize_store
 from omni123_hf.data.shards.text import CheckpointTextEncoders
 from omni123_hf.data.shards.tokenizers import TOKENIZERS, StoreTokenizers
-from omni123_hf.data.shards.training_tokens import open_training_tokens, token_store_of
+from omni123_hf.data.shards.training_pool import TrainingPool
 from omni123_hf.data.shards.writer import WriterOptions
 from omni123_hf.data.store import AssetStore
 from omni123_hf.data.tokens import TokenStore
@@ -20,9 +20,8 @@ from omni123_hf.data.views import pixels_from_views
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import ALL_VIEWS
 from omni123_hf.training import tokenize
-from omni123_hf.training.autoregressive import TaskSampler
 from omni123_hf.training.recipe import Recipe
-from omni123_hf.training.runner import CounterDataset
+from omni123_hf.training.record_pools import StoreTokenPool
 
 
 OPTIONS = WriterOptions(shards=3, batch_size=4, progress=False)
@@ -104,32 +103,22 @@ def test_text_embeddings_are_those_of_the_pipeline(shards, tiny_pipeline):
     assert set(pool.info.embeddings["text_encoder"]) == {"shape", "weights", "tokenizer"}
 
 
-def test_the_stage_and_the_shards_hold_the_same_tokens(shards, stage_tokens):
-    adapter, stage = token_store_of(shards), TokenStore.open(stage_tokens)
-    assert adapter.info == stage.info
-    assert adapter.shape_tokens.shape == stage.shape_tokens.shape
-    assert adapter.image_tokens.shape == stage.image_tokens.shape
-    rows = np.array([3, 0, 11])
-    assert np.array_equal(adapter.shape_tokens[rows], stage.shape_tokens[rows])
-    assert np.array_equal(adapter.image_tokens[rows], stage.image_tokens[rows])
-    assert np.array_equal(adapter.image_tokens[5], stage.image_tokens[5])
-    assert np.array_equal(adapter.image_tokens[rows, 2], stage.image_tokens[rows, 2])
-    assert np.array_equal(np.asarray(adapter.shape_tokens), stage.shape_tokens)
+def pools_of(store, shards, stage_tokens) -> tuple[StoreTokenPool, TrainingPool]:
+    """The same tokens as a token folder of one process and as token shards."""
+    return StoreTokenPool(store, TokenStore.open(stage_tokens), {"shape": 32, "image": 32}), TrainingPool(
+        shards["pairs"]
+    )
 
 
-def test_training_draws_the_same_samples_from_both(store, shards, stage_tokens, tiny_pipeline_folder):
-    def samples(tokens: TokenStore) -> CounterDataset:
-        tokens.check(*(tiny_pipeline_folder / name for name in ("shape_tokenizer", "image_tokenizer", "image_vae")))
-        tasks = {"text-to-3d": 0.5, "text-to-image-to-3d": 0.5}
-        levels = {"short": 0.5, "medium": 0.5}
-        return CounterDataset(TaskSampler(store, tokens, "train", tasks, levels, 4, 0.5, "three_quarter", 0), 40, 0)
-
-    old = samples(open_training_tokens({"tokens": str(stage_tokens)}))
-    new = samples(open_training_tokens({"shards": str(shards.folder)}))
-    for k in range(40):
-        assert old[k]["caption"] == new[k]["caption"] and old[k]["task"] == new[k]["task"]
-        assert old[k]["parts"].keys() == new[k]["parts"].keys()
-        assert all(np.array_equal(old[k]["parts"][name], new[k]["parts"][name]) for name in old[k]["parts"])
+def test_the_stage_and_the_shards_hold_the_same_tokens(store, shards, stage_tokens):
+    old, new = pools_of(store, shards, stage_tokens)
+    assert old.fields == new.fields and old.tokenizers == new.tokenizers and len(old) == len(new)
+    places = new.pool.column("source_row").to_numpy()
+    for row in (3, 0, 11):
+        for field in new.fields:
+            assert np.array_equal(new.codes(row, field), old.codes(int(places[row]), field))
+        assert new.texts(row) == old.texts(int(places[row]))
+        assert new.sources[row] == old.sources[places[row]]
 
 
 def test_a_checkpoint_with_one_tokenizer_fills_the_pool_of_its_kind(store, tiny_pipeline_folder, tmp_path):
@@ -143,7 +132,7 @@ def test_a_checkpoint_with_one_tokenizer_fills_the_pool_of_its_kind(store, tiny_
     with pytest.raises(Omni123Error, match="no shape tokenizer and no image tokenizer"):
         StoreTokenizers.load({}).default_pool()
     with pytest.raises(Omni123Error, match="no pool 'pairs'; it has shapes"):
-        token_store_of(TokenShards.open(tmp_path / "out"))
+        TrainingPool.open(tmp_path / "out", "pairs")
 
 
 def test_views_that_do_not_fit_are_refused(store, tokenizers, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@
 | `tokenizers.py`, `store_tokens.py`, `edits.py`, `text.py` | where tokens and text embeddings come from |
 | `reader.py`, `order.py`, `streaming.py`, `statistics.py` | random access, order of records, streams, use of the codes |
 | `hub.py`, `card.py` | the same as a data set of the Hub |
-| `training_pool.py`, `training_tokens.py` | what a trainer reads of one pool; the pool `pairs` as the stage `pretrain` reads it |
+| `training_pool.py` | what a trainer reads of one pool |
 """
 
 from importlib import import_module
