@@ -1,4 +1,4 @@
-"""`omni123 data pairs` and `omni123 data images` as a user runs them."""
+"""`omni123 data pairs` as a user runs it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import trimesh
-from PIL import Image
 
 from omni123_hf.cli.main import main
 from omni123_hf.data.editing.pair_store import EditPairStore
-from omni123_hf.data.image_store import ImageStore
 
 
 STATED = ("--licence", "cc-by", "--attribution", "Ann", "--made-with", "TRELLIS")
@@ -77,21 +75,3 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(table, tmp_path, capsys
     assert call("pairs", *words, "--out", tmp_path / "edits") == 2
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "edits").exists()
-
-
-def test_pictures_become_a_pool(tmp_path, capsys):
-    root = tmp_path / "raw" / "fluent-emoji"
-    for folder in ("fluent-emoji-3d/assets", "unicode-emoji-json", "emojilib/dist"):
-        (root / folder).mkdir(parents=True)
-    Image.new("RGBA", (32, 32), (250, 210, 40, 255)).save(root / "fluent-emoji-3d" / "assets" / "1f36a.webp")
-    names = {"🍪": {"name": "cookie", "group": "Food & Drink"}}
-    (root / "unicode-emoji-json" / "data-by-emoji.json").write_text(json.dumps(names))
-    (root / "emojilib" / "dist" / "emoji-en-US.json").write_text("{}")
-    command = ("images", "fluent-emoji", "--raw", tmp_path / "raw", "--out", tmp_path / "pool")
-    assert call(*command, "--size", 16) == 0 and "1 pictures of 16 x 16" in capsys.readouterr().out
-    assert ImageStore.open(tmp_path / "pool").images(0).shape == (16, 16, 4)
-    assert call(*command) == 2 and "other pictures or settings" in capsys.readouterr().err
-    assert call("images", "fluent-emoji", "--raw", tmp_path, "--out", tmp_path / "none") == 2
-    assert "data fetch fluent-emoji" in capsys.readouterr().err and not (tmp_path / "none").exists()
-    assert call("images", "nonsense", "--out", tmp_path / "none") == 2
-    assert "unknown source of pictures" in capsys.readouterr().err

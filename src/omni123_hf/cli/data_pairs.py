@@ -1,4 +1,4 @@
-"""`omni123 data pairs` and `omni123 data images`: editing pairs and captioned pictures as prepared folders."""
+"""`omni123 data pairs`: editing pairs as a prepared folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to `omni123 data`."""
+    """Add the command to `omni123 data`."""
     app.command()(pairs)
-    app.command()(images)
 
 
 def pairs(
@@ -99,21 +98,6 @@ def pairs(
     typer.echo(f"{out}: {len(store)} pairs prepared, {len(specs) - len(store)} rejected")
     for kind, count in Counter(pair.edit_type for pair in store.pairs).items():
         typer.echo(f"  {kind:<32} {count:>7}")
-
-
-def images(
-    source: Annotated[str, typer.Argument(help="fluent-emoji.", metavar="SOURCE")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the pictures.")],
-    raw: Annotated[Path, typer.Option("--raw", help="Folder that holds what `fetch` wrote.")] = Path("data/raw"),
-    size: Annotated[int, typer.Option("--size", min=1, max=256, help="Pixels a side.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the splits.")] = 0,
-) -> None:
-    """Prepare pictures with captions and without shapes, for the image side of training."""
-    from omni123_hf.data.image_store import prepare_images
-    from omni123_hf.data.sources import iter_images
-
-    store = prepare_images(iter_images(source, raw / source), out, size, seed)
-    typer.echo(f"{out}: {len(store)} pictures of {size} x {size}, content hash {store.content_hash[:16]}")
 
 
 def listed(found: ReadPairs, path: Path) -> list[Any]:
