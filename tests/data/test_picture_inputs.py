@@ -199,8 +199,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
 
 def test_bad_settings_and_broken_stores_are_named(folder, tmp_path):
     pictures = read_pictures(f"{folder}/a.png", InputOptions(licence="MIT"))
-    for size in (0, 512):
-        with pytest.raises(Omni123Error, match="size must be from 1 to 256"):
+    for size in (0, 2048):
+        with pytest.raises(Omni123Error, match="size must be from 1 to 1024"):
             prepare_images(pictures, tmp_path / "x", size)
     with pytest.raises(Omni123Error, match="given more than once"):
         prepare_images(pictures * 2, tmp_path / "x")

@@ -68,7 +68,7 @@ def prepare(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most assets a source.")] = None,
     size: Annotated[
-        int | None, typer.Option("--size", min=1, max=256, help="Pixels a side of pictures; 64 if not given.")
+        int | None, typer.Option("--size", min=1, max=1024, help="Pixels a side of pictures; 64 if not given.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of programs, samples and splits.")] = None,
     licence: Annotated[str, typer.Option("--licence", help="SPDX licence of assets that state none.")] = "",

@@ -30,7 +30,7 @@ def images(
     sources: Annotated[list[str], typer.Argument(help=PICTURE_HELP, metavar="SOURCE...")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the pictures; a stopped run goes on there.")],
     raw: Annotated[Path, typer.Option("--raw", help="Folder that holds what `fetch` wrote.")] = Path("data/raw"),
-    size: Annotated[int, typer.Option("--size", min=1, max=256, help="Pixels a side.")] = DEFAULT_SIZE,
+    size: Annotated[int, typer.Option("--size", min=1, max=1024, help="Pixels a side.")] = DEFAULT_SIZE,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     per_category: Annotated[
         int | None, typer.Option("--per-category", min=1, help="Most pictures a category.")

@@ -25,7 +25,7 @@ from omni123_hf.errors import Omni123Error
 
 
 IMAGE_FORMAT = 1
-MAX_SIZE = 256
+MAX_SIZE = 1024
 SUMMARY = "images.json"
 
 

@@ -33,7 +33,9 @@ from omni123_hf.data.store import write_json
 from omni123_hf.errors import Omni123Error, RejectedError
 
 
+# Pictures of a shard: no more than this many, and no more than this many bytes of them in memory.
 SHARD_SIZE = 256
+SHARD_BYTES = 64 * 2**20
 # The largest picture that `PictureLimits` allows, decoded, as RGBA and premultiplied: 12 bytes a pixel.
 LIMITS = SandboxLimits(seconds=60.0, memory_bytes=2 * 2**30)
 SHOWN_REASONS = 5
@@ -81,7 +83,8 @@ def prepare_images(
         shards.mkdir(exist_ok=True)
         for leftover in shards.glob(".*"):
             leftover.unlink()
-        chunks = [listed[start : start + SHARD_SIZE] for start in range(0, len(listed), SHARD_SIZE)]
+        step = max(1, min(SHARD_SIZE, SHARD_BYTES // (4 * size**2)))
+        chunks = [listed[start : start + step] for start in range(0, len(listed), step)]
         files = [shard_file(shards, number) for number in range(len(chunks))]
         waiting = [(file, chunk) for file, chunk in zip(files, chunks, strict=True) if not file.is_file()]
         if waiting:
