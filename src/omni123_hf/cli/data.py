@@ -180,32 +180,40 @@ def merge(
 
 @data_app.command()
 def stats(
-    folder: Annotated[Path, typer.Argument(help="A prepared data set, or a folder of token shards.", metavar="DIR")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Prepared assets, pictures, editing pairs or token pairs, or a folder of token shards.", metavar="DIR"
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Outcome, splits, licences, captions, filter values and quality of a prepared data set; counts of token shards."""
+    """Outcome, splits, licences, words and quality of prepared data; counts of token shards."""
     if (folder / "shards.json").is_file():
         token_stats(str(folder), verify=False, as_json=as_json)
         return
-    from omni123_hf.data.statistics import statistics_text, store_statistics
+    from omni123_hf.data.statistics import prepared_statistics, statistics_text
 
-    values = store_statistics(folder)
+    values = prepared_statistics(folder)
     typer.echo(json.dumps(values, indent=2, ensure_ascii=False) if as_json else statistics_text(folder, values))
 
 
 @data_app.command()
 def view(
-    folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
-    asset_id: Annotated[str, typer.Option("--id", help="Id of the asset, as in manifest.jsonl.")],
+    folder: Annotated[Path, typer.Argument(help="Prepared assets, pictures or editing pairs.", metavar="DIR")],
+    record_id: Annotated[
+        str, typer.Option("--id", help="Id of the asset, picture or pair, as in manifest.jsonl or pairs.jsonl.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="PNG file to write.")],
 ) -> None:
-    """Draw one asset: its views, its surface samples, captions and quality figures."""
-    from omni123_hf.data.asset_picture import picture_of
-    from omni123_hf.data.store import AssetStore
+    """Draw an asset with its views, samples, captions and quality figures; a picture with its captions; or an editing pair
+    with source, target, changed region and instructions."""
+    from omni123_hf.data.prepared import open_prepared
+    from omni123_hf.data.prepared_picture import picture_of_record
 
     if out.suffix.lower() != ".png":
         raise Omni123Error(f"--out must be a .png file, got {out}")
-    picture = picture_of(AssetStore.open(folder), asset_id)
+    picture = picture_of_record(open_prepared(folder), record_id)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
