@@ -9,6 +9,7 @@ import pytest
 import trimesh
 from picture_samples import encoded, halves
 from PIL import Image
+from tiny_pools import write_tiny_edits, write_tiny_pictures
 
 from omni123_hf.cli.main import main
 from omni123_hf.data.image_store import ImageStore
@@ -60,6 +61,20 @@ def test_prepare_and_images_are_one_command_for_pictures(raw, found, tmp_path, c
     assert store.content_hash[:16] in capsys.readouterr().out
     assert call("images", "fluent-emoji", found, *options, "--seed", 1) == 2
     assert "other assets or settings" in capsys.readouterr().err
+
+
+def test_stats_and_view_of_pictures_and_pairs(tmp_path, capsys):
+    pictures, edits = write_tiny_pictures(tmp_path / "pictures").folder, write_tiny_edits(tmp_path).folder
+    for folder, name, words in ((pictures, "photo/0", "8 pictures of 16"), (edits, "edit/box/0", "by edit type")):
+        assert call("stats", folder) == 0 and words in capsys.readouterr().out
+        assert call("stats", folder, "--json") == 0 and json.loads(capsys.readouterr().out)["content_hash"]
+        assert call("view", folder, "--id", name, "--out", tmp_path / "new" / "sheet.png") == 0
+        with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+            assert sheet.width > 700 and len(sheet.getcolors(10**6)) > 50
+        assert call("view", folder, "--id", "nobody", "--out", tmp_path / "x.png") == 2
+        assert "'nobody'" in capsys.readouterr().err and not (tmp_path / "x.png").exists()
+    assert call("stats", tmp_path) == 2
+    assert "holds no finished data set" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trimesh
 
@@ -52,6 +53,33 @@ def test_parametric_pairs_of_the_kinds_that_were_asked_for(tmp_path, capsys):
     assert call(*command) == 0, "a finished run is opened"
     assert call("pairs", "--parametric", 3, "--out", tmp_path / "edits") == 2
     assert "other pairs or settings" in capsys.readouterr().err
+
+
+def test_pairs_of_tokens_are_checked_against_the_checkpoint_that_wrote_them(tiny_pipeline_folder, tmp_path, capsys):
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for key, last in (("a", 31), ("b", 32)):
+        np.save(folder / f"{key}_source.npy", np.arange(8)[None])
+        np.save(folder / f"{key}_target.npy", np.array([[0] * 7 + [last]]))
+        (folder / f"{key}.json").write_text('{"instruction": "add a lid", "type": "add"}')
+    command = ("pairs", "--tokens", folder, "--checkpoint", tiny_pipeline_folder, *STATED)
+    assert call(*command, "--out", tmp_path / "tokens") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 pairs of 8 tokens, 1 left out token_range 1 add 1" in text
+    assert call("stats", tmp_path / "tokens") == 0 and "token_range" in capsys.readouterr().out
+    common = ("--checkpoint", tiny_pipeline_folder, "--out", tmp_path / "shards")
+    assert call("tokenize", tmp_path / "tokens", *common) == 0
+    assert "edits: 1 records of 16 codes" in capsys.readouterr().out
+    assert call("view", tmp_path / "tokens", "--id", "x", "--out", tmp_path / "x.png") == 2
+    assert "holds token pairs" in capsys.readouterr().err
+    for words, problem in (
+        (("--tokens", folder), "belong together"),
+        (("--tokens", folder, "--checkpoint", tiny_pipeline_folder, "--workers", 2), "--workers is for shapes"),
+        (("--parametric", 2, "--checkpoint", tiny_pipeline_folder), "belong together"),
+        (("--tokens", folder, "--checkpoint", "nobodys"), "unknown checkpoint"),
+    ):
+        assert call("pairs", *words, *STATED, "--out", tmp_path / "none") == 2
+        assert problem in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

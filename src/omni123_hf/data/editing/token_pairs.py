@@ -10,7 +10,7 @@ import hashlib
 import io
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from omni123_hf.data.editing.members import Member, group_members
 from omni123_hf.data.editing.mesh_pairs import by_length
 from omni123_hf.data.editing.readers import NAMES, TEXTURE_WORDS, TYPE_WORDS, PairSetInfo, row_licence, words_of
 from omni123_hf.data.editing.records import EditPair, EditSide, lines_hash, read_pair_summary, read_pairs, write_pairs
+from omni123_hf.data.run_folder import write_lines
 from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import write_json
 from omni123_hf.errors import Omni123Error, RejectedError
@@ -164,9 +165,14 @@ class TokenPairStore:
         return cls(folder, pairs, arrays[0], arrays[1], space)
 
 
-def write_token_pairs(items: Iterable[TokenPair], out: str | Path, space: TokenSpace) -> TokenPairStore:
+def write_token_pairs(
+    items: Iterable[TokenPair], out: str | Path, space: TokenSpace, skipped: Sequence[dict[str, str]] = ()
+) -> TokenPairStore:
     """Write pairs as a folder that appears whole, and open it. No pair, other lengths, or a folder that is there raise
-    `Omni123Error`."""
+    `Omni123Error`.
+
+    skipped: pairs left out, with a reason, for `rejected.jsonl`; read when all of `items` are, whose reader fills it.
+    """
     out = Path(out)
     if out.exists():
         raise Omni123Error(f"{out} is there already; choose another folder")
@@ -179,13 +185,15 @@ def write_token_pairs(items: Iterable[TokenPair], out: str | Path, space: TokenS
         sources.append(space.check(source, pair.source.id))
         targets.append(space.check(target, pair.target.id))
     if not pairs:
-        raise Omni123Error("there are no token pairs to write")
+        first = f"; the first of {len(skipped)} left out: {skipped[0]['detail']}" if skipped else ""
+        raise Omni123Error(f"there are no token pairs to write{first}")
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     np.save(temporary / "source_tokens.npy", np.stack(sources))
     np.save(temporary / "target_tokens.npy", np.stack(targets))
     write_pairs(temporary / "pairs.jsonl", pairs)
+    write_lines(temporary / "rejected.jsonl", skipped)
     summary = {
         "format": TOKEN_FORMAT,
         "count": len(pairs),

@@ -10,13 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from omni123_hf.data.shards.format import Field, PoolInfo, PoolLayout
+from omni123_hf.data.shards.format import SIDE_FIELDS, Field, PoolInfo, PoolLayout
 from omni123_hf.data.shards.manifest import ShardRecord
 from omni123_hf.data.shards.writer import TextEncoder, WriterOptions, write_pool
 from omni123_hf.errors import Omni123Error
-
-
-SIDE_FIELDS = ("source_tokens", "target_tokens")
 
 
 @dataclass(frozen=True)

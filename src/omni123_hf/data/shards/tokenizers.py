@@ -12,8 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from omni123_hf.data.shards.edits import SIDE_FIELDS
-from omni123_hf.data.shards.format import Field, PoolLayout, image_field
+from omni123_hf.data.shards.format import SIDE_FIELDS, Field, PoolLayout, image_field
 from omni123_hf.data.store import AssetStore
 from omni123_hf.data.tokens import weights_hash
 from omni123_hf.data.views import pixels_from_views
