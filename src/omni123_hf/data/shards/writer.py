@@ -155,20 +155,29 @@ def write_pool(
         dict(sorted(Counter(record.licence for record in records).items())),
         count_sources(records),
     )
+    finished = finished_pool(out, info)
+    if finished is not None:
+        return finished
     out.mkdir(parents=True, exist_ok=True)
     # Other pools may be written beside this one at the same time: each has its own lock, and the index one for a moment.
     with locked(out / f".{layout.name}.lock", wait=False):
-        finished = finished_pools(out)
-        if layout.name in finished:
-            check_same_run(out, replace(finished[layout.name], shards=[]).to_dict(), info.to_dict())
-            # A run that was killed between the index and this line leaves it.
-            (out / layout.name / PLAN_FILE).unlink(missing_ok=True)
-            return finished[layout.name]
-        info = replace(info, shards=write_shards(out, info, planned, encode, options, text_encoder))
-        with locked(out / ".index.lock", wait=True):
-            write_index(out, {**finished_pools(out), layout.name: info})
-        (out / layout.name / PLAN_FILE).unlink()
-    return info
+        # Another run may have ended since.
+        finished = finished_pool(out, info)
+        if finished is None:
+            finished = replace(info, shards=write_shards(out, info, planned, encode, options, text_encoder))
+            with locked(out / ".index.lock", wait=True):
+                write_index(out, {**finished_pools(out), layout.name: finished})
+        # Also that of a run which was killed between the two.
+        (out / layout.name / PLAN_FILE).unlink(missing_ok=True)
+    return finished
+
+
+def finished_pool(out: Path, info: PoolInfo) -> PoolInfo | None:
+    """The pool as `shards.json` describes it, None when it is not there. One of another run raises `Omni123Error`."""
+    finished = finished_pools(out).get(info.layout.name)
+    if finished is not None:
+        check_same_run(out, replace(finished, shards=[]).to_dict(), info.to_dict())
+    return finished
 
 
 def finished_pools(out: Path) -> dict[str, PoolInfo]:
