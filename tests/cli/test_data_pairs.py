@@ -1,17 +1,16 @@
-"""`omni123 data pairs` and `omni123 data images` as a user runs them."""
+"""`omni123 data pairs` as a user runs it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trimesh
-from PIL import Image
 
 from omni123_hf.cli.main import main
 from omni123_hf.data.editing.pair_store import EditPairStore
-from omni123_hf.data.image_store import ImageStore
 
 
 STATED = ("--licence", "cc-by", "--attribution", "Ann", "--made-with", "TRELLIS")
@@ -56,6 +55,33 @@ def test_parametric_pairs_of_the_kinds_that_were_asked_for(tmp_path, capsys):
     assert "other pairs or settings" in capsys.readouterr().err
 
 
+def test_pairs_of_tokens_are_checked_against_the_checkpoint_that_wrote_them(tiny_pipeline_folder, tmp_path, capsys):
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for key, last in (("a", 31), ("b", 32)):
+        np.save(folder / f"{key}_source.npy", np.arange(8)[None])
+        np.save(folder / f"{key}_target.npy", np.array([[0] * 7 + [last]]))
+        (folder / f"{key}.json").write_text('{"instruction": "add a lid", "type": "add"}')
+    command = ("pairs", "--tokens", folder, "--checkpoint", tiny_pipeline_folder, *STATED)
+    assert call(*command, "--out", tmp_path / "tokens") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 pairs of 8 tokens, 1 left out token_range 1 add 1" in text
+    assert call("stats", tmp_path / "tokens") == 0 and "token_range" in capsys.readouterr().out
+    common = ("--checkpoint", tiny_pipeline_folder, "--out", tmp_path / "shards")
+    assert call("tokenize", tmp_path / "tokens", *common) == 0
+    assert "edits: 1 records of 16 codes" in capsys.readouterr().out
+    assert call("view", tmp_path / "tokens", "--id", "x", "--out", tmp_path / "x.png") == 2
+    assert "holds token pairs" in capsys.readouterr().err
+    for words, problem in (
+        (("--tokens", folder), "belong together"),
+        (("--tokens", folder, "--checkpoint", tiny_pipeline_folder, "--workers", 2), "--workers is for shapes"),
+        (("--parametric", 2, "--checkpoint", tiny_pipeline_folder), "belong together"),
+        (("--tokens", folder, "--checkpoint", "nobodys"), "unknown checkpoint"),
+    ):
+        assert call("pairs", *words, *STATED, "--out", tmp_path / "none") == 2
+        assert problem in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, problem",
     [
@@ -77,21 +103,3 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(table, tmp_path, capsys
     assert call("pairs", *words, "--out", tmp_path / "edits") == 2
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "edits").exists()
-
-
-def test_pictures_become_a_pool(tmp_path, capsys):
-    root = tmp_path / "raw" / "fluent-emoji"
-    for folder in ("fluent-emoji-3d/assets", "unicode-emoji-json", "emojilib/dist"):
-        (root / folder).mkdir(parents=True)
-    Image.new("RGBA", (32, 32), (250, 210, 40, 255)).save(root / "fluent-emoji-3d" / "assets" / "1f36a.webp")
-    names = {"🍪": {"name": "cookie", "group": "Food & Drink"}}
-    (root / "unicode-emoji-json" / "data-by-emoji.json").write_text(json.dumps(names))
-    (root / "emojilib" / "dist" / "emoji-en-US.json").write_text("{}")
-    command = ("images", "fluent-emoji", "--raw", tmp_path / "raw", "--out", tmp_path / "pool")
-    assert call(*command, "--size", 16) == 0 and "1 pictures of 16 x 16" in capsys.readouterr().out
-    assert ImageStore.open(tmp_path / "pool").images(0).shape == (16, 16, 4)
-    assert call(*command) == 2 and "other pictures or settings" in capsys.readouterr().err
-    assert call("images", "fluent-emoji", "--raw", tmp_path, "--out", tmp_path / "none") == 2
-    assert "data fetch fluent-emoji" in capsys.readouterr().err and not (tmp_path / "none").exists()
-    assert call("images", "nonsense", "--out", tmp_path / "none") == 2
-    assert "unknown source of pictures" in capsys.readouterr().err

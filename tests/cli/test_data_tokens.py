@@ -5,6 +5,7 @@ import shutil
 import socket
 
 import pytest
+from tiny_pools import write_tiny_edits, write_tiny_pictures
 from tiny_store import write_tiny_store
 
 from omni123_hf.cli.main import main
@@ -41,6 +42,28 @@ def test_tokenize_writes_shards_that_name_their_checkpoint(written, data, tiny_p
     assert pool.info.origin["checkpoint"].startswith("tiny (revision ")
     assert str(written.parent) not in (written / "shards.json").read_text()
     assert set(pool.text_embeddings(0)) == {"text_encoder", "text_encoder_2"}
+
+
+def test_pools_of_every_kind_of_folder_go_into_one_place(data, tiny_pipeline_folder, tmp_path, capsys):
+    pictures = [write_tiny_pictures(tmp_path / name, 4, name).folder for name in ("photo", "drawing")]
+    edits = write_tiny_edits(tmp_path).folder
+    common = ("--checkpoint", tiny_pipeline_folder, "--out", tmp_path / "out")
+    assert call("tokenize", *pictures, data, *common, "--view", "front") == 0
+    text = capsys.readouterr().out
+    assert "images: 24 records of 16 codes" in text and text.count("of pictures") == 2 and "of assets" in text
+    assert call("tokenize", edits, *common) == 0
+    assert "edits: 10 records of 16 codes" in capsys.readouterr().out
+    assert call("tokenize", data, *common) == 0
+    shards = TokenShards.open(tmp_path / "out", verify=True)
+    assert list(shards.pools) == ["images", "pairs", "edits"]
+    shards.check_checkpoint(tiny_pipeline_folder)
+    before = (tmp_path / "out/shards.json").read_bytes()
+    assert call("tokenize", *pictures[::-1], data, *common, "--view", "front") == 0, "a finished pool is left as it is"
+    assert (tmp_path / "out/shards.json").read_bytes() == before
+    assert call("tokenize", *pictures, *common) == 2
+    assert "holds shards of another run" in capsys.readouterr().err
+    assert call("tokenize", pictures[0], edits, *common) == 2
+    assert "into different pools; tokenize each in a call of its own" in capsys.readouterr().err
 
 
 def test_token_stats_in_words_and_as_json(written, capsys):
@@ -92,7 +115,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(data, written, tiny_pipeline_f
         (("tokenize", data, "--checkpoint", "no such", "--out", out), "unknown checkpoint"),
         (("tokenize", data, "--checkpoint", damaged, "--out", out), "corrupt or truncated"),
         (("tokenize", data, "--checkpoint", "omni123-mini", "--out", out), "views of 16 pixels"),
-        (("tokenize", data, *good, "--pool", "meshes"), "no pool 'meshes'"),
+        (("tokenize", data, *good, "--pool", "meshes"), "fill no pool 'meshes'"),
         (("tokenize", data, *good, "--shards", 13), "cannot fill 13 shards"),
         (("tokenize", data, "--checkpoint", tiny_pipeline_folder, "--out", written), "shards of another run"),
         (("token-stats", tmp_path), "no finished token shards"),

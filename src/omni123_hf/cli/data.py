@@ -1,14 +1,17 @@
-"""`omni123 data`: fetch real meshes, prepare a data set, look at one."""
+"""`omni123 data`: fetch sources, prepare a data set of meshes or pictures, look at one."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omni123_hf.cli.data_images import DEFAULT_SIZE, prepare_pictures
+from omni123_hf.cli.data_images import register as register_image_commands
 from omni123_hf.cli.data_pairs import register as register_pair_commands
 from omni123_hf.cli.data_tokens import register as register_token_commands
 from omni123_hf.cli.data_tokens import token_stats
@@ -16,18 +19,23 @@ from omni123_hf.errors import Omni123Error
 
 
 if TYPE_CHECKING:
+    from omni123_hf.data.inputs.kinds import Kind
     from omni123_hf.data.prepare_asset import Captioner
 
 data_app = typer.Typer(
     help="Fetch sources, prepare data sets and look at them.", no_args_is_help=True, rich_markup_mode=None
 )
 register_token_commands(data_app)
+register_image_commands(data_app)
 register_pair_commands(data_app)
 
 SOURCE_HELP = (
     "parametric, sweethome3d, ldraw; a folder of meshes; a table (.csv, .parquet, .jsonl); a datasets folder; a data set "
-    "on the Hub (OWNER/NAME). LABEL=PATH names a source."
+    "on the Hub (OWNER/NAME). Or pictures: fluent-emoji, a folder or a table of them. LABEL=PATH names a source."
 )
+# Parameters of `prepare` that say nothing about pictures, and those that say nothing about meshes.
+MESH_OPTIONS = ("engine", "preset", "config", "up", "captions", "caption_endpoint", "caption_model", "caption_cache")
+PICTURE_OPTIONS = ("size",)
 
 
 @data_app.command()
@@ -46,6 +54,7 @@ def fetch(
 
 @data_app.command()
 def prepare(
+    context: typer.Context,
     sources: Annotated[list[str], typer.Argument(help=SOURCE_HELP, metavar="SOURCE...")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the data set; a stopped run goes on there.")],
     raw: Annotated[Path, typer.Option("--raw", help="Folder that holds what `fetch` wrote.")] = Path("data/raw"),
@@ -58,6 +67,9 @@ def prepare(
         typer.Option("--per-category", min=1, help="Most assets a category (parametric: exactly; 100 if not given)."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Most assets a source.")] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=1, max=1024, help="Pixels a side of pictures; 64 if not given.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of programs, samples and splits.")] = None,
     licence: Annotated[str, typer.Option("--licence", help="SPDX licence of assets that state none.")] = "",
     attribution: Annotated[str, typer.Option("--attribution", help="Credit line of assets that state none.")] = "",
@@ -79,7 +91,8 @@ def prepare(
         Path, typer.Option("--caption-cache", help="Folder of answers, kept between runs.")
     ] = Path("data/captions"),
 ) -> None:
-    """Make solid, filter, sample, label and render the assets of one or more sources into one data set."""
+    """Make solid, filter, sample, label and render the meshes of one or more sources into one data set; or check and
+    square their pictures into one image store."""
     from omni123_hf.data.inputs import InputOptions, read_source
     from omni123_hf.data.inputs.fields import clean_text
     from omni123_hf.data.inputs.read import check_licences
@@ -88,6 +101,12 @@ def prepare(
 
     if len(set(sources)) != len(sources):
         raise Omni123Error(f"a source is given twice: {' '.join(sources)}; name each once")
+    kind = kind_of_sources(sources)
+    refuse_options(context, MESH_OPTIONS if kind == "pictures" else PICTURE_OPTIONS, kind)
+    if kind == "pictures":
+        stated = InputOptions(raw, per_category, limit, seed or 0, licence, attribution)
+        prepare_pictures(sources, stated, out, size or DEFAULT_SIZE, workers, allow_unknown_licence)
+        return
     if up not in ("y", "z"):
         raise Omni123Error(f"--up must be y or z, got {up!r}")
     if engine not in ("local", "ray"):
@@ -120,6 +139,33 @@ def prepare(
         typer.echo(f"    {reason:<30} {count:>7}")
 
 
+def kind_of_sources(sources: list[str]) -> Kind:
+    """What all of the sources are. Raises `Omni123Error` when some are meshes and some pictures."""
+    from omni123_hf.data.inputs import kind_of_source
+
+    kinds = {name: kind_of_source(name) for name in sources}
+    by_kind = {kind: name for name, kind in kinds.items()}
+    if len(by_kind) > 1:
+        raise Omni123Error(
+            f"{by_kind['meshes']} is meshes and {by_kind['pictures']} is pictures; prepare them in calls of their own, and "
+            "tokenize both into one folder of token shards"
+        )
+    return next(iter(by_kind))
+
+
+def refuse_options(context: typer.Context, names: Sequence[str], kind: Kind) -> None:
+    """Raises `Omni123Error` when an option among `names`, those that mean nothing for this kind, was given."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if (origin := context.get_parameter_source(name)) is not None and origin.name != "DEFAULT"
+    ]
+    if given:
+        raise Omni123Error(
+            f"{' and '.join(given)}: of no meaning for {kind}; leave {'it' if len(given) == 1 else 'them'} out"
+        )
+
+
 @data_app.command()
 def merge(
     folders: Annotated[list[Path], typer.Argument(help="Prepared data sets.", metavar="DIR...")],
@@ -134,32 +180,40 @@ def merge(
 
 @data_app.command()
 def stats(
-    folder: Annotated[Path, typer.Argument(help="A prepared data set, or a folder of token shards.", metavar="DIR")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Prepared assets, pictures, editing pairs or token pairs, or a folder of token shards.", metavar="DIR"
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Outcome, splits, licences, captions, filter values and quality of a prepared data set; counts of token shards."""
+    """Outcome, splits, licences, words and quality of prepared data; counts of token shards."""
     if (folder / "shards.json").is_file():
         token_stats(str(folder), verify=False, as_json=as_json)
         return
-    from omni123_hf.data.statistics import statistics_text, store_statistics
+    from omni123_hf.data.statistics import prepared_statistics, statistics_text
 
-    values = store_statistics(folder)
+    values = prepared_statistics(folder)
     typer.echo(json.dumps(values, indent=2, ensure_ascii=False) if as_json else statistics_text(folder, values))
 
 
 @data_app.command()
 def view(
-    folder: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
-    asset_id: Annotated[str, typer.Option("--id", help="Id of the asset, as in manifest.jsonl.")],
+    folder: Annotated[Path, typer.Argument(help="Prepared assets, pictures or editing pairs.", metavar="DIR")],
+    record_id: Annotated[
+        str, typer.Option("--id", help="Id of the asset, picture or pair, as in manifest.jsonl or pairs.jsonl.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="PNG file to write.")],
 ) -> None:
-    """Draw one asset: its views, its surface samples, captions and quality figures."""
-    from omni123_hf.data.asset_picture import picture_of
-    from omni123_hf.data.store import AssetStore
+    """Draw an asset with its views, samples, captions and quality figures; a picture with its captions; or an editing pair
+    with source, target, changed region and instructions."""
+    from omni123_hf.data.prepared import open_prepared
+    from omni123_hf.data.prepared_picture import picture_of_record
 
     if out.suffix.lower() != ".png":
         raise Omni123Error(f"--out must be a .png file, got {out}")
-    picture = picture_of(AssetStore.open(folder), asset_id)
+    picture = picture_of_record(open_prepared(folder), record_id)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:

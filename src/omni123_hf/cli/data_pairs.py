@@ -1,4 +1,4 @@
-"""`omni123 data pairs` and `omni123 data images`: editing pairs and captioned pictures as prepared folders."""
+"""`omni123 data pairs`: editing pairs as a prepared folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from omni123_hf.errors import Omni123Error
 
 
 if TYPE_CHECKING:
-    from omni123_hf.data.editing.readers import ReadPairs
+    from omni123_hf.data.editing.readers import PairSetInfo, ReadPairs
+    from omni123_hf.data.editing.records import EditPair
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to `omni123 data`."""
+    """Add the command to `omni123 data`."""
     app.command()(pairs)
-    app.command()(images)
 
 
 def pairs(
@@ -33,6 +33,13 @@ def pairs(
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Read a folder or tar of mesh pairs by the names of its files.")
+    ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option("--tokens", help="Read a folder or tar of pairs that are shape tokens already (.npy)."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="Of --tokens: the checkpoint whose shape tokenizer wrote them.")
     ] = None,
     kinds: Annotated[
         str | None, typer.Option("--kinds", help="Of --parametric: some of add,remove,replace,resize, with commas.")
@@ -53,10 +60,15 @@ def pairs(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of samples and splits.")] = 0,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
 ) -> None:
-    """Prepare editing pairs: two shapes of one object in one frame, an instruction, and where they differ."""
-    given = [path for path in (table, folder) if path is not None]
+    """Prepare editing pairs: two shapes of one object in one frame, an instruction, and where they differ; or take pairs
+    that are tokens already."""
+    given = [path for path in (table, folder, tokens) if path is not None]
     if len(given) + (parametric is not None) != 1:
-        raise Omni123Error("give one of --parametric, --table and --folder")
+        raise Omni123Error("give one of --parametric, --table, --folder and --tokens")
+    if (tokens is None) != (checkpoint is None):
+        raise Omni123Error("--tokens and --checkpoint belong together: tokens mean nothing without their tokenizer")
+    if tokens is not None and workers != 1:
+        raise Omni123Error("--workers is for shapes; tokens are only checked")
     if parametric is None and kinds is not None:
         raise Omni123Error("--kinds is for --parametric; the pairs of others have the kinds they have")
     described = (name, licence, attribution, chain, allow_restricted, allow_unknown_licence)
@@ -94,26 +106,41 @@ def pairs(
             allow_restricted,
             allow_unknown_licence=allow_unknown_licence,
         )
+        if tokens is not None and checkpoint is not None:
+            prepare_tokens(tokens, info, checkpoint, out)
+            return
         specs = listed(read_table(given[0], info) if table is not None else read_mesh_pairs(given[0], info), given[0])
     store = prepare_pairs(specs, out, workers, replace(PAIR_CONFIG, seed=seed))
     typer.echo(f"{out}: {len(store)} pairs prepared, {len(specs) - len(store)} rejected")
-    for kind, count in Counter(pair.edit_type for pair in store.pairs).items():
+    echo_types(store.pairs)
+
+
+def prepare_tokens(path: Path, info: PairSetInfo, checkpoint: str, out: Path) -> None:
+    """Read, check and write pairs of tokens; prints what was left out."""
+    from omni123_hf.cli.data_tokens import checkpoint_folder
+    from omni123_hf.data.editing.token_pairs import TokenSpace, read_token_pairs, write_token_pairs
+    from omni123_hf.data.tokens import weights_hash
+    from omni123_hf.modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
+
+    component = checkpoint_folder(checkpoint) / "shape_tokenizer"
+    if not component.is_dir():
+        raise Omni123Error(f"the checkpoint {checkpoint!r} has no shape_tokenizer; give the one that wrote the tokens")
+    config = Omni123ShapeTokenizerConfig.from_pretrained(component)
+    skipped: list[dict[str, str]] = []
+    space = TokenSpace(weights_hash(component), config.num_latents, config.num_codes)
+    store = write_token_pairs(read_token_pairs(path, info, space, skipped), out, space, skipped)
+    typer.echo(f"{out}: {len(store)} pairs of {space.length} tokens, {len(skipped)} left out")
+    for reason, count in Counter(skip["reason"] for skip in skipped).items():
+        typer.echo(f"    {reason:<30} {count:>7}")
+    echo_types(store.pairs)
+    for warning in sorted({pair.licence_warning for pair in store.pairs if pair.licence_warning}):
+        typer.echo(f"  warning: {warning}")
+
+
+def echo_types(pairs: list[EditPair]) -> None:
+    """Print the number of pairs of each type."""
+    for kind, count in Counter(pair.edit_type for pair in pairs).items():
         typer.echo(f"  {kind:<32} {count:>7}")
-
-
-def images(
-    source: Annotated[str, typer.Argument(help="fluent-emoji.", metavar="SOURCE")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the pictures.")],
-    raw: Annotated[Path, typer.Option("--raw", help="Folder that holds what `fetch` wrote.")] = Path("data/raw"),
-    size: Annotated[int, typer.Option("--size", min=1, max=256, help="Pixels a side.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the splits.")] = 0,
-) -> None:
-    """Prepare pictures with captions and without shapes, for the image side of training."""
-    from omni123_hf.data.image_store import prepare_images
-    from omni123_hf.data.sources import iter_images
-
-    store = prepare_images(iter_images(source, raw / source), out, size, seed)
-    typer.echo(f"{out}: {len(store)} pictures of {size} x {size}, content hash {store.content_hash[:16]}")
 
 
 def listed(found: ReadPairs, path: Path) -> list[Any]:

@@ -23,18 +23,26 @@ def register(app: typer.Typer) -> None:
 
 
 def tokenize(
-    data: Annotated[Path, typer.Argument(help="A prepared data set.", metavar="DIR")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Prepared assets, pictures, editing pairs or token pairs; several fill one pool together.",
+            metavar="DIR...",
+        ),
+    ],
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="Bundled name, folder or Hub id of a checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the shards; a stopped run goes on there.")],
     pool: Annotated[
         str | None,
         typer.Option(
-            "--pool", help="pairs, shapes or images; all that the checkpoint has tokenizers for if not given."
+            "--pool",
+            help="Assets: pairs, shapes or images, all that the checkpoint has tokenizers for if not given. Pictures fill "
+            "images, editing and token pairs edits.",
         ),
     ] = None,
     views: Annotated[
         list[str] | None,
-        typer.Option("--view", help="A view to tokenize, more than once for several; all if not given."),
+        typer.Option("--view", help="A view of assets to tokenize, more than once for several; all if not given."),
     ] = None,
     shards: Annotated[
         int | None,
@@ -50,27 +58,29 @@ def tokenize(
     ] = False,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda; cuda where there is one.")] = None,
 ) -> None:
-    """Turn a prepared data set into token shards with a checkpoint's tokenizers."""
+    """Turn prepared data into one pool of token shards with a checkpoint's tokenizers; call again for other pools."""
     need_extras()
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from omni123_hf.data.shards.store_tokens import tokenize_store
+    from omni123_hf.data.prepared import open_prepared
+    from omni123_hf.data.shards.pool_parts import common_pool
+    from omni123_hf.data.shards.store_tokens import tokenize_stores
     from omni123_hf.data.shards.text import CheckpointTextEncoders
-    from omni123_hf.data.shards.tokenizers import TOKENIZERS, StoreTokenizers
+    from omni123_hf.data.shards.tokenizers import NEEDED, TOKENIZERS, StoreTokenizers
     from omni123_hf.data.shards.writer import WriterOptions
-    from omni123_hf.data.store import AssetStore
 
     transformers_logging.disable_progress_bar()
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if where.startswith("cuda") and not torch.cuda.is_available():
         raise Omni123Error("there is no CUDA device here; leave out --device, or give cpu")
-    store = AssetStore.open(data)
+    stores = [open_prepared(path) for path in data]
     folder = checkpoint_folder(checkpoint)
     present = {name: folder / name for name in TOKENIZERS if (folder / name).is_dir()}
-    tokenizers = StoreTokenizers.load(present, where)
-    info = tokenize_store(
-        store,
+    pool = common_pool(stores, list(present), pool)
+    tokenizers = StoreTokenizers.load({name: present[name] for name in NEEDED[pool] if name in present}, where)
+    info = tokenize_stores(
+        stores,
         tokenizers,
         out,
         pool,
@@ -156,6 +166,10 @@ def describe(folder: Path, info: PoolInfo) -> None:
     for split, count in info.splits.items():
         shards = sum(shard.split == split for shard in info.shards)
         typer.echo(f"  {split:<32} {count:>7} records in {shards} shards")
+    for data_set in info.origin.get("data_sets", []):
+        typer.echo(f"  of {data_set['kind']:<29} {data_set['rows']:>7} rows {data_set['content_hash'][:16]}")
+    for warning in info.origin.get("licence_warnings", []):
+        typer.echo(f"  warning: {warning}")
     for licence, count in info.licences.items():
         typer.echo(f"  {licence or 'no licence':<32} {count:>7} records")
     for name, facts in info.embeddings.items():

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import trimesh
@@ -107,12 +107,22 @@ def parametric_assets(
     return [ParametricSpec(name, seed + i) for i in range(per_category) for name in names]
 
 
-def asset_place(asset: Asset) -> tuple[str, Path | None]:
+@runtime_checkable
+class PlacedAsset(Protocol):
+    """An asset that tells where it lies; `BoundedAsset` explains the two."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def file(self) -> Path | None: ...
+
+
+def asset_place(asset: Asset | DescribedAsset) -> tuple[str, Path | None]:
     """Where an asset lies in its source ("" when that is no file), and the file on this machine, if there is one.
 
     The first names no folder of this machine.
     """
-    if isinstance(asset, BoundedAsset):
+    if isinstance(asset, PlacedAsset):
         return asset.place, asset.file
     path = getattr(asset, "path", "")
     return (Path(path).name, Path(path)) if path else ("", None)

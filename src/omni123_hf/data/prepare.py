@@ -7,6 +7,7 @@
 | `prepare_asset.py` | what one asset becomes |
 | `prepare_shard.py` | a hundred of them in one file, each in a sandbox |
 | `engines.py` | which processes prepare the shards |
+| `run_folder.py` | which folder a run may fill |
 | this one | the run: plan, missing shards, one store at the end |
 
 What an asset becomes depends only on the asset and the configuration, not on its shard, its neighbours or the workers.
@@ -14,16 +15,11 @@ What an asset becomes depends only on the asset and the configuration, not on it
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import importlib.util
-import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +37,6 @@ from omni123_hf.data.assets import (
     MeshAsset,
     OpenedAsset,
     ParametricSpec,
-    asset_place,
     open_asset,
     parametric_assets,
 )
@@ -51,7 +46,8 @@ from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired,
 from omni123_hf.data.prepare_shard import read_lines, shard_file
 from omni123_hf.data.prepared_views import render_views
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.store import AssetStore, StoreWriter, write_json, write_text
+from omni123_hf.data.run_folder import PLAN, is_finished, only_run, plan_of, write_lines
+from omni123_hf.data.store import AssetStore, StoreWriter, write_json
 from omni123_hf.errors import Omni123Error, RejectedError
 
 
@@ -72,11 +68,9 @@ __all__ = [
 
 AssetRejected = RejectedError
 
-_PROTOCOL_FIELDS = {"id", "source", "category", "captions", "licence", "attribution", "attributes"}
-_PLACE_FIELDS = {"path", "root"}
 # Of rejections, in the message of a run that keeps nothing.
 SHOWN_REASONS = 5
-LOCK = ".lock"
+SUMMARY = "dataset.json"
 
 
 def prepare_dataset(
@@ -106,17 +100,17 @@ def prepare_dataset(
     out = Path(out).absolute()
     listed = list(assets)
     plan = _plan(listed, config, captioner)
-    if _is_finished(out, plan):
+    if is_finished(out, plan, SUMMARY):
         return AssetStore.open(out)
     if importlib.util.find_spec("igl") is None:
         # Labelling a closed mesh would fail, asset by asset, and leave a data set of the open ones only.
         raise Omni123Error("preparing data needs libigl; install it with: pip install 'omni123-hf[data]'")
     out.mkdir(parents=True, exist_ok=True)
-    with _only_run(out):
+    with only_run(out):
         # Another run may have begun or ended since.
-        if _is_finished(out, plan):
+        if is_finished(out, plan, SUMMARY):
             return AssetStore.open(out)
-        write_json(out / "plan.json", plan)
+        write_json(out / PLAN, plan)
         shards = out / "shards"
         shards.mkdir(exist_ok=True)
         for leftover in shards.glob(".*"):
@@ -135,47 +129,13 @@ def prepare_dataset(
         return finalise(out, total, config)
 
 
-def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
-    """Whether `plan` is done in `out`; a folder that this plan did not begin raises `Omni123Error`."""
-    if out.exists() and not out.is_dir():
-        raise Omni123Error(f"{out} is a file; choose a folder")
-    if (out / "plan.json").is_file():
-        try:
-            begun = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Omni123Error(f"{out / 'plan.json'} is not readable ({error}); choose another folder") from error
-        if begun != plan:
-            raise Omni123Error(
-                f"{out} was begun with other assets or settings, or its sources have changed since; "
-                "choose another folder or remove it"
-            )
-        return (out / "dataset.json").is_file()
-    if (out / "dataset.json").is_file():
-        raise Omni123Error(f"{out} holds a data set that was not prepared here (a merged one?); choose another folder")
-    # What a run that was killed before its plan was there may leave.
-    if out.is_dir() and any(not entry.name.startswith((LOCK, ".plan.json.")) for entry in out.iterdir()):
-        raise Omni123Error(f"{out} is not empty and holds no run of this command; choose another folder")
-    return False
-
-
-@contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Keeps other runs out of `out`; the lock ends with the process, however that ends."""
-    with open(out / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Omni123Error(f"another run is preparing {out}; wait for it, or choose another folder") from error
-        yield
-
-
 def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetStore:
     """Join `shards` finished shard files of `out` into the arrays and manifests of a store, then remove them."""
     out = Path(out)
     files = [shard_file(out / "shards", number) for number in range(shards)]
     rejected = [line for file in files for line in read_lines(file, "rejected")]
-    _write_lines(out / "rejected.jsonl", rejected)
-    _write_lines(out / "timings.jsonl", [line for file in files for line in read_lines(file, "seconds")])
+    write_lines(out / "rejected.jsonl", rejected)
+    write_lines(out / "timings.jsonl", [line for file in files for line in read_lines(file, "seconds")])
     records = [[AssetRecord.from_dict(line) for line in read_lines(file, "records")] for file in files]
     accepted = [record for each in records for record in each]
     reasons = Counter(line["reason"] for line in rejected)
@@ -222,41 +182,6 @@ def _follow(steps: Iterator[str], total: int, missing: int, show: bool) -> None:
 
 
 def _plan(assets: Sequence[Asset], config: PreparationConfig, captioner: Captioner | None) -> dict[str, Any]:
-    """What a folder was begun with; equal plans may share a folder."""
-    if not assets:
-        raise Omni123Error("there are no assets to prepare")
-    ids = [asset.id for asset in assets]
-    if len(set(ids)) != len(ids):
-        twice = next(name for name, count in Counter(ids).items() if count > 1)
-        raise Omni123Error(f"asset ids must be unique, but {twice!r} is given more than once")
-    digest = hashlib.sha256()
-    for asset in assets:
-        digest.update(_fingerprint(asset).encode() + b"\n")
-    plan = {"assets": len(ids), "assets_hash": digest.hexdigest(), "config": config.to_dict()}
-    if captioner is not None:
-        plan["captioner"] = captioner.identity
-    # As it will be read back.
-    return dict(json.loads(json.dumps(plan)))
-
-
-def _fingerprint(asset: Asset) -> str:
-    """Everything that is stated about an asset, and size and time of its file, as one line.
-
-    Folders of this machine do not count, so that a source may be moved with its times kept.
-    """
-    place, file = asset_place(asset)
-    names = {each.name for each in fields(asset)} if is_dataclass(asset) else _PROTOCOL_FIELDS
-    stated = {name: getattr(asset, name) for name in names - _PLACE_FIELDS}
-    stamp = None
-    if file is not None:
-        try:
-            status = file.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
-        except (OSError, ValueError):
-            pass  # it is rejected later; what matters here is that it was not there
-    kind = type(asset).__qualname__
-    return json.dumps([kind, place, stamp, sorted(stated.items())], sort_keys=True, default=repr)
-
-
-def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    """What a folder was begun with."""
+    described = {} if captioner is None else {"captioner": captioner.identity}
+    return plan_of(assets, {"config": config.to_dict(), **described})

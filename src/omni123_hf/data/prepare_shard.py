@@ -120,9 +120,7 @@ def write_shard(path: Path, outcomes: Sequence[Outcome], config: PreparationConf
         "seconds": [{"id": row.record.id, **row.seconds} for row in kept],
     }
     for name, each in lines.items():
-        # Bytes: an array of strings pads every line to the longest. Details may name files whose names are no text.
-        text = "\n".join(clean_text(json.dumps(line, ensure_ascii=False)) for line in each)
-        stacked[name] = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+        stacked[name] = lines_as_bytes(each)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -130,6 +128,13 @@ def write_shard(path: Path, outcomes: Sequence[Outcome], config: PreparationConf
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lines_as_bytes(lines: Sequence[dict[str, Any]]) -> np.ndarray:
+    """JSON lines as (bytes,) uint8, an array of a shard file; `read_lines` reads them."""
+    # Bytes: an array of strings pads every line to the longest. Details may name files whose names are no text.
+    text = "\n".join(clean_text(json.dumps(line, ensure_ascii=False)) for line in lines)
+    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
 
 
 def read_lines(path: Path, name: str) -> list[dict[str, Any]]:

@@ -1,17 +1,22 @@
-"""What is in a prepared data set, as numbers (`omni123 data stats`)."""
+"""What is in prepared assets, pictures or editing pairs, as numbers (`omni123 data stats`)."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from omni123_hf.data.editing.pair_store import EditPairStore
+from omni123_hf.data.editing.records import EditPair
+from omni123_hf.data.editing.token_pairs import TokenPairStore
+from omni123_hf.data.image_store import ImageStore
 from omni123_hf.data.prepare_asset import is_repaired
-from omni123_hf.data.records import CAPTION_LEVELS, AssetRecord
+from omni123_hf.data.prepared import open_prepared
+from omni123_hf.data.records import AssetRecord
 from omni123_hf.data.store import AssetStore
 from omni123_hf.errors import Omni123Error
 
@@ -20,8 +25,16 @@ ROUND_TRIP_GOAL = 0.97
 QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 
 
+def prepared_statistics(folder: Path) -> dict[str, Any]:
+    """Counts and distributions of whatever prepared data lie in `folder`, as plain JSON."""
+    store = open_prepared(folder)
+    if isinstance(store, AssetStore):
+        return store_statistics(folder)
+    return picture_statistics(store) if isinstance(store, ImageStore) else pair_statistics(store)
+
+
 def store_statistics(folder: Path) -> dict[str, Any]:
-    """Counts and distributions of the data set in `folder`, as plain JSON.
+    """Counts and distributions of the prepared assets in `folder`, as plain JSON.
 
     "outcome": assets kept as they were, repaired and rejected by reason; "filters" and "quality": quantiles of what was
     measured on the assets that passed, empty for data sets that were prepared without measuring.
@@ -30,7 +43,6 @@ def store_statistics(folder: Path) -> dict[str, Any]:
     records = store.records
     rejected = rejection_reasons(folder / "rejected.jsonl")
     repaired = sum(map(is_repaired, records))
-    texts = {level: [text for record in records for text in record.captions[level]] for level in CAPTION_LEVELS}
     return {
         "assets": len(store),
         "content_hash": store.content_hash,
@@ -46,17 +58,56 @@ def store_statistics(folder: Path) -> dict[str, Any]:
         "licence": _counts(records, "licence"),
         "category": _counts(records, "category"),
         "solid": dict(Counter(method for record in records if (method := _solid_method(record))).most_common()),
-        "caption_source": dict(
-            Counter(str(record.attributes.get("caption_source", "given")) for record in records).most_common()
-        ),
-        "captions": {
-            level: {"texts": len(each), "mean_words": round(float(np.mean([len(t.split()) for t in each])), 1)}
-            for level, each in texts.items()
-            if each
-        },
+        "caption_source": _caption_sources(records),
+        "captions": _texts([record.captions for record in records]),
         "filters": _filters(records),
         "quality": _quality(records),
         "seconds": _seconds(folder / "timings.jsonl"),
+    }
+
+
+def picture_statistics(store: ImageStore) -> dict[str, Any]:
+    """Counts of prepared pictures, as plain JSON."""
+    records = store.records
+    rejected = rejection_reasons(store.folder / "rejected.jsonl")
+    return {
+        "pictures": len(store),
+        "content_hash": store.content_hash,
+        "size": store.size,
+        "outcome": _outcome(len(records), rejected),
+        "split": _counts(records, "split"),
+        "source": _counts(records, "source"),
+        "licence": _counts(records, "licence"),
+        "category": _counts(records, "category"),
+        "caption_source": _caption_sources(records),
+        "captions": _texts([record.captions for record in records]),
+    }
+
+
+def pair_statistics(store: EditPairStore | TokenPairStore) -> dict[str, Any]:
+    """Counts and distributions of editing pairs, of shapes or of tokens, as plain JSON.
+
+    "direction": pairs, and how many say how to undo the edit: the records of a pool `edits`. "region": how many have exact boxes, measured ones, or none.
+    """
+    pairs = store.pairs
+    rejected = rejection_reasons(store.folder / "rejected.jsonl")
+    shares = [pair.changed_share for pair in pairs if pair.changed_share is not None]
+    regions = Counter("none" if p.region is None else "exact" if p.region.exact else "measured" for p in pairs)
+    categories = _counts(store.source.records, "category") if isinstance(store, EditPairStore) else {}
+    return {
+        "pairs": len(store),
+        "content_hash": store.content_hash,
+        "outcome": _outcome(len(pairs), rejected),
+        "split": _counts(pairs, "split"),
+        "edit_type": _counts(pairs, "edit_type"),
+        "generator": dict(Counter(", ".join(pair.generator_chain) for pair in pairs).most_common()),
+        "licence": _counts(pairs, "licence"),
+        "category": categories,
+        "region": dict(regions.most_common()),
+        "direction": {"forward": len(pairs), "inverse": sum(any(p.inverse_instructions.values()) for p in pairs)},
+        "instructions": _texts([pair.instructions for pair in pairs]),
+        "quality": {"changed_share": quantiles(shares)} if shares else {},
+        "licence_warnings": sorted({pair.licence_warning for pair in pairs if pair.licence_warning}),
     }
 
 
@@ -73,30 +124,60 @@ def rejection_reasons(path: Path) -> Counter[str]:
 
 
 def _lines(folder: Path, values: dict[str, Any]) -> Iterator[str]:
-    yield f"{folder}: {values['assets']} assets, content hash {values['content_hash'][:16]}"
+    what = next(name for name in ("assets", "pictures", "pairs") if name in values)
+    size = f" of {values['size']} x {values['size']}" if "size" in values else ""
+    yield f"{folder}: {values[what]} {what}{size}, content hash {values['content_hash'][:16]}"
     outcome = values["outcome"]
-    yield f"kept {outcome['kept']}, repaired {outcome['repaired']}, rejected {outcome['rejected']}"
-    for key in ("split", "source", "licence", "category", "solid", "caption_source"):
-        if values[key]:
+    yield ", ".join(f"{name} {outcome[name]}" for name in ("kept", "repaired", "rejected") if name in outcome)
+    for key in (
+        "split", "source", "edit_type", "generator", "licence", "category", "solid", "region", "direction", "caption_source"
+    ):  # fmt: skip
+        if values.get(key):
             yield f"by {key.replace('_', ' ')}:"
             yield from (f"  {name:<32} {count:>7}" for name, count in values[key].items())
-    words = sum(level["texts"] * level["mean_words"] for level in values["captions"].values())
-    count = sum(level["texts"] for level in values["captions"].values())
-    yield f"captions: {count}, {words / count:.1f} words on average"
+    for kind in ("captions", "instructions"):
+        levels = values.get(kind, {}).values()
+        count = sum(level["texts"] for level in levels)
+        if count:
+            words = sum(level["texts"] * level["mean_words"] for level in levels)
+            yield f"{kind}: {count}, {words / count:.1f} words on average"
     for title in ("filters", "quality", "seconds"):
-        if values[title]:
+        if values.get(title):
             yield f"{title:<26}" + "".join(f"{name:>11}" for name in QUANTILES)
             for name, row in values[title].items():
                 if isinstance(row, dict):
                     yield f"  {name:<24}" + "".join(f"{row[quantile]:>11.4g}" for quantile in QUANTILES)
                 else:
                     yield f"  {name:<24}{row:>11.4g}"
+    yield from (f"warning: {warning}" for warning in values.get("licence_warnings", []))
     if outcome["rejected_by_reason"]:
         yield "rejected:"
         yield from (f"  {reason:<32} {count:>7}" for reason, count in outcome["rejected_by_reason"].items())
 
 
-def _counts(records: Sequence[AssetRecord], field: str) -> dict[str, int]:
+def _outcome(kept: int, rejected: Counter[str]) -> dict[str, Any]:
+    return {"kept": kept, "rejected": rejected.total(), "rejected_by_reason": dict(rejected.most_common())}
+
+
+def _caption_sources(records: Sequence[AssetRecord]) -> dict[str, int]:
+    sources = Counter(str(record.attributes.get("caption_source", "given")) for record in records)
+    return dict(sources.most_common())
+
+
+def _texts(by_level: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, dict[str, float]]:
+    """Number and mean words of the texts of each level that has any."""
+    words: dict[str, list[int]] = {}
+    for texts in by_level:
+        for level, each in texts.items():
+            words.setdefault(level, []).extend(len(text.split()) for text in each)
+    return {
+        level: {"texts": len(each), "mean_words": round(float(np.mean(each)), 1)}
+        for level, each in words.items()
+        if each
+    }
+
+
+def _counts(records: Sequence[AssetRecord] | Sequence[EditPair], field: str) -> dict[str, int]:
     return dict(Counter(getattr(record, field) for record in records).most_common())
 
 

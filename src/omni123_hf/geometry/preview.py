@@ -55,18 +55,34 @@ def asset_sheet(
     size: int = 160,
     row_names: Sequence[str] = ("colour", "normal", "depth"),
 ) -> Image.Image:
-    """Views in rows of colour, normals and depth, and below them facts and captions.
+    """Views in rows of colour, normals and depth, and below them facts and captions: a `picture_sheet`.
 
-    views: of any size, shown at `size` pixels, up to eight beside each other. captions: texts by level. facts: short
-    values by name. row_names: what stands beside the three rows. Long texts are wrapped, and cut after a dozen lines with
-    an ellipsis. Normals show x, y, z as red, green, blue; depth runs from light (near) to dark (far) within each view. No
-    views raise `Omni123Error`.
+    row_names: what stands beside the three rows. Normals show x, y, z as red, green, blue; depth runs from light (near) to
+    dark (far) within each view. No views raise `Omni123Error`.
     """
-    if not views:
+    pictures = [list(_pictures(view).values()) for view in views]
+    rows = {name: [each[row] for each in pictures] for row, name in enumerate(row_names)}
+    return picture_sheet([view.camera.name for view in views], rows, captions, facts, size)
+
+
+def picture_sheet(
+    names: Sequence[str],
+    rows: Mapping[str, Sequence[np.ndarray]],
+    captions: Mapping[str, Sequence[str]],
+    facts: Mapping[str, Any],
+    size: int = 160,
+) -> Image.Image:
+    """Pictures in rows under the names of their columns, and below them facts and captions.
+
+    rows: name of each row to its pictures (H,W,3) uint8 of any size, shown at `size` pixels, up to eight beside each other.
+    captions: texts by level. facts: short values by name. Long texts are wrapped, and cut after a dozen lines with an
+    ellipsis. No pictures raise `Omni123Error`.
+    """
+    if not names:
         raise Omni123Error("an asset sheet needs at least one view")
     font = ImageFont.load_default(FONT_SIZE)
-    blocks = -(-len(views) // MAX_COLUMNS)
-    columns = -(-len(views) // blocks)
+    blocks = -(-len(names) // MAX_COLUMNS)
+    columns = -(-len(names) // blocks)
     step = size + CELL_GAP
     width = max(LABEL_WIDTH + columns * step, MIN_TEXT_WIDTH) + 2 * MARGIN
     text_width = width - 2 * MARGIN - 2 * LABEL_WIDTH
@@ -74,17 +90,17 @@ def asset_sheet(
     for level, texts in captions.items():
         lines += [(level, line) for text in texts for line in _labelled(f"- {text}", font, text_width)]
 
-    block = LINE + 3 * step
+    block = LINE + len(rows) * step
     sheet = Image.new("RGB", (width, 2 * MARGIN + blocks * block + LINE * (len(lines) + 1)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
-    for number, view in enumerate(views):
+    for number, column in enumerate(names):
         x, y = MARGIN + LABEL_WIDTH + number % columns * step, MARGIN + number // columns * block
-        draw.text((x, y), _shortened(view.camera.name, font, size), fill=INK, font=font)
-        for row, (name, pixels) in enumerate(zip(row_names, _pictures(view).values(), strict=True)):
+        draw.text((x, y), _shortened(column, font, size), fill=INK, font=font)
+        for row, (name, pictures) in enumerate(rows.items()):
             top = y + LINE + row * step
             if number % columns == 0:
                 draw.text((MARGIN, top + size // 2 - LINE // 2 * len(name.splitlines())), name, fill=FAINT, font=font)
-            sheet.paste(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX), (x, top))
+            sheet.paste(Image.fromarray(pictures[number]).resize((size, size), Image.Resampling.BOX), (x, top))
             draw.rectangle((x - 1, top - 1, x + size, top + size), outline=(225, 225, 225))
     y = MARGIN + blocks * block + LINE // 2
     previous = ""

@@ -129,8 +129,8 @@ def test_a_checkpoint_with_one_tokenizer_fills_the_pool_of_its_kind(store, tiny_
         tokenize_store(store, only_shape, tmp_path / "out", "pairs", options=OPTIONS)
     with pytest.raises(Omni123Error, match="no pool 'edits'"):
         tokenize_store(store, only_shape, tmp_path / "out", "edits", options=OPTIONS)
-    with pytest.raises(Omni123Error, match="no shape tokenizer and no image tokenizer"):
-        StoreTokenizers.load({}).default_pool()
+    with pytest.raises(Omni123Error, match="lacks tokenizers for assets: it needs shape_tokenizer and image_vae"):
+        tokenize_store(store, StoreTokenizers.load({}), tmp_path / "out", options=OPTIONS)
     with pytest.raises(Omni123Error, match="no pool 'pairs'; it has shapes"):
         TrainingPool.open(tmp_path / "out", "pairs")
 

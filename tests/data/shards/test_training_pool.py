@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tiny_shards import LAYOUT, ORIGIN, QUIET, codes_of, encode, tiny_pairs, tiny_records, write_tiny_shards
-from torch.utils.data import DataLoader, Dataset
 
 from omni123_hf.data.shards import TokenShards, TrainingPool, export_hub_folder
 from omni123_hf.data.shards.edits import write_edits
@@ -88,26 +87,16 @@ def test_a_pool_that_went_over_the_hub_is_the_same_pool(folder, tmp_path):
         assert [here.texts(row) for row in range(len(here))] == [there.texts(row) for row in range(len(there))]
 
 
-class Samples(Dataset):
-    def __init__(self, pool):
-        self.pool = pool
-
-    def __len__(self):
-        return len(self.pool)
-
-    def __getitem__(self, row):
-        return self.pool.codes(row, "shape_tokens").tolist(), self.pool.texts(row)["short"][0]
-
-
 def test_a_pool_travels_to_workers_as_its_index(folder):
     pool = TrainingPool.open(folder, "pairs")
     light = len(pickle.dumps(pool))
     texts = [pool.texts(row) for row in range(len(pool))]
     assert pool.sources[0] and pool.ids[0] and pool.codes(0, "shape_tokens").any() and pool.views()
     assert len(pickle.dumps(pool)) == light
-    loader = DataLoader(Samples(pool), batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    for row, (codes, short) in enumerate(loader):
-        assert codes == codes_of(pool.record(row))[:6].tolist() and short == texts[row]["short"][0]
+    there = pickle.loads(pickle.dumps(pool))
+    assert [there.texts(row) for row in range(len(there))] == texts
+    assert np.array_equal(there.codes(3, "shape_tokens"), codes_of(pool.record(3))[:6])
+    assert (there.sources == pool.sources).all() and there.content_hash == pool.content_hash
 
 
 def test_what_is_not_there_is_named(folder):

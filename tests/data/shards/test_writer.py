@@ -165,3 +165,17 @@ def test_an_evaluation_set_without_training_records_is_cut_too(tmp_path):
     records = [replace(record, split="heldout") for record in tiny_records()]
     write_pool(tmp_path, LAYOUT, records, encode, ORIGIN, QUIET)
     assert len(TokenShards.open(tmp_path)["pairs"].shards_of("heldout")) == 4
+
+
+def test_one_pool_has_one_writer_and_pools_written_at_once_are_all_kept(tmp_path):
+    shapes = PoolLayout("shapes", LAYOUT.fields[:1])
+
+    def encode_while_another_pool_is_written(records):
+        with pytest.raises(Omni123Error, match=r"another run is writing .*\.pairs\.lock"):
+            write_pool(tmp_path, LAYOUT, tiny_records(), encode, ORIGIN, QUIET)
+        write_pool(tmp_path, shapes, tiny_records(), lambda batch: encode(batch)[:, :6], ORIGIN, QUIET)
+        return encode(records)
+
+    write_pool(tmp_path, LAYOUT, tiny_records(), encode_while_another_pool_is_written, ORIGIN, QUIET)
+    assert list(TokenShards.open(tmp_path, verify=True).pools) == ["shapes", "pairs"]
+    assert not list(tmp_path.rglob(".*"))

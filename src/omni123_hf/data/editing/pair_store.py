@@ -12,7 +12,7 @@ Either store can be tokenized as it is (`omni123 train tokenize`); the rows of t
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from omni123_hf.data.editing.records import EditPair, read_pairs
+from omni123_hf.data.editing.records import EditPair, lines_hash, read_pair_summary, read_pairs
 from omni123_hf.data.splits import SPLITS
 from omni123_hf.data.store import AssetStore, write_json
 from omni123_hf.errors import Omni123Error
@@ -43,9 +43,7 @@ class EditPairStore:
             raise Omni123Error(
                 f"{folder} holds no finished editing pairs (no editing.json); run prepare_pairs to the end"
             )
-        summary = json.loads((folder / "editing.json").read_text(encoding="utf-8"))
-        if summary.get("format") != EDITING_FORMAT:
-            raise Omni123Error(f"{folder} has format {summary.get('format')}, this version reads {EDITING_FORMAT}")
+        summary = read_pair_summary(folder / "editing.json", EDITING_FORMAT, ("count",))
         source, target = AssetStore.open(folder / "source"), AssetStore.open(folder / "target")
         pairs = read_pairs(folder / "pairs.jsonl")
         rows = zip(pairs, source.records, target.records, strict=False)
@@ -59,6 +57,12 @@ class EditPairStore:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over both stores and everything that is said about the pairs: equal hashes mean equal training data."""
+        parts = (self.source.content_hash, self.target.content_hash, lines_hash(self.folder / "pairs.jsonl"))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def indices(self, split: str, edit_type: str | None = None) -> np.ndarray:
         """(M,) int64 rows of a split, of one edit type when it is given."""

@@ -5,6 +5,7 @@ The same schema holds for pairs of programs, of meshes and of token sequences, w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -177,3 +178,24 @@ def read_pairs(path: Path) -> list[EditPair]:
             seen.add(pair.id)
             pairs.append(pair)
     return pairs
+
+
+def lines_hash(path: Path) -> str:
+    """SHA-256 of a `pairs.jsonl`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_pair_summary(path: Path, version: int, needed: tuple[str, ...]) -> dict[str, Any]:
+    """The summary of a set of pairs; one of another format, or that lacks what is needed, raises `Omni123Error`."""
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Omni123Error(f"{path} is not readable JSON ({error}); prepare the pairs again") from error
+    if not isinstance(summary, dict) or summary.get("format") != version:
+        found = summary.get("format") if isinstance(summary, dict) else None
+        raise Omni123Error(f"{path.parent} has format {found}, this version reads {version}")
+    missing = [name for name in needed if name not in summary]
+    if missing:
+        raise Omni123Error(f"{path} lacks {', '.join(missing)}; prepare the pairs again")
+    return summary

@@ -6,11 +6,11 @@ mean nothing without their tokenizer, so its hash is part of every record.
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from omni123_hf.data.editing.lineage import check_lineage
 from omni123_hf.data.editing.members import Member, group_members
 from omni123_hf.data.editing.mesh_pairs import by_length
 from omni123_hf.data.editing.readers import NAMES, TEXTURE_WORDS, TYPE_WORDS, PairSetInfo, row_licence, words_of
-from omni123_hf.data.editing.records import EditPair, EditSide, read_pairs, write_pairs
+from omni123_hf.data.editing.records import EditPair, EditSide, lines_hash, read_pair_summary, read_pairs, write_pairs
+from omni123_hf.data.run_folder import write_lines
 from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import write_json
 from omni123_hf.errors import Omni123Error, RejectedError
@@ -122,11 +123,22 @@ def _codes(member: Member) -> np.ndarray:
 class TokenPairStore:
     """`source_tokens` and `target_tokens` (N,length) uint16, memory-mapped; row i belongs to `pairs[i]`."""
 
-    def __init__(self, pairs: list[EditPair], source: np.ndarray, target: np.ndarray, space: TokenSpace) -> None:
-        self.pairs, self.source_tokens, self.target_tokens, self.space = pairs, source, target, space
+    def __init__(
+        self, folder: Path, pairs: list[EditPair], source: np.ndarray, target: np.ndarray, space: TokenSpace
+    ) -> None:
+        self.folder, self.pairs, self.space = folder, pairs, space
+        self.source_tokens, self.target_tokens = source, target
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the codes of both sides and everything that is said about the pairs."""
+        digest = hashlib.sha256(lines_hash(self.folder / "pairs.jsonl").encode())
+        for array in (self.source_tokens, self.target_tokens):
+            digest.update(np.ascontiguousarray(array, dtype="<u2").data)
+        return digest.hexdigest()
 
     @classmethod
     def open(cls, folder: str | Path, tokenizer_hash: str | None = None) -> TokenPairStore:
@@ -134,27 +146,33 @@ class TokenPairStore:
         folder = Path(folder)
         if not (folder / "token_pairs.json").is_file():
             raise Omni123Error(f"{folder} holds no finished token pairs (no token_pairs.json)")
-        summary = json.loads((folder / "token_pairs.json").read_text(encoding="utf-8"))
-        if summary.get("format") != TOKEN_FORMAT:
-            raise Omni123Error(f"{folder} has format {summary.get('format')}, this version reads {TOKEN_FORMAT}")
+        summary = read_pair_summary(folder / "token_pairs.json", TOKEN_FORMAT, ("tokenizer_hash", "length", "codes"))
         space = TokenSpace(summary["tokenizer_hash"], summary["length"], summary["codes"])
         if tokenizer_hash is not None and tokenizer_hash != space.tokenizer_hash:
             raise Omni123Error(
                 f"{folder} was written by tokenizer {space.tokenizer_hash[:16]}, the model has {tokenizer_hash[:16]}"
             )
         try:
-            arrays = [np.load(folder / f"{side}_tokens.npy", mmap_mode="r") for side in ("source", "target")]
-        except (OSError, ValueError) as error:
+            arrays = [
+                np.load(folder / f"{side}_tokens.npy", mmap_mode="r", allow_pickle=False)
+                for side in ("source", "target")
+            ]
+        except (OSError, ValueError, EOFError) as error:
             raise Omni123Error(f"{folder}: the token arrays are broken ({error}); write them again") from error
         pairs = read_pairs(folder / "pairs.jsonl")
-        if any(array.shape != (len(pairs), space.length) for array in arrays):
+        if any(array.shape != (len(pairs), space.length) or array.dtype != np.uint16 for array in arrays):
             raise Omni123Error(f"{folder}: pairs.jsonl and the token arrays do not match; write them again")
-        return cls(pairs, arrays[0], arrays[1], space)
+        return cls(folder, pairs, arrays[0], arrays[1], space)
 
 
-def write_token_pairs(items: Iterable[TokenPair], out: str | Path, space: TokenSpace) -> TokenPairStore:
+def write_token_pairs(
+    items: Iterable[TokenPair], out: str | Path, space: TokenSpace, skipped: Sequence[dict[str, str]] = ()
+) -> TokenPairStore:
     """Write pairs as a folder that appears whole, and open it. No pair, other lengths, or a folder that is there raise
-    `Omni123Error`."""
+    `Omni123Error`.
+
+    skipped: pairs left out, with a reason, for `rejected.jsonl`; read when all of `items` are, whose reader fills it.
+    """
     out = Path(out)
     if out.exists():
         raise Omni123Error(f"{out} is there already; choose another folder")
@@ -167,13 +185,15 @@ def write_token_pairs(items: Iterable[TokenPair], out: str | Path, space: TokenS
         sources.append(space.check(source, pair.source.id))
         targets.append(space.check(target, pair.target.id))
     if not pairs:
-        raise Omni123Error("there are no token pairs to write")
+        first = f"; the first of {len(skipped)} left out: {skipped[0]['detail']}" if skipped else ""
+        raise Omni123Error(f"there are no token pairs to write{first}")
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     np.save(temporary / "source_tokens.npy", np.stack(sources))
     np.save(temporary / "target_tokens.npy", np.stack(targets))
     write_pairs(temporary / "pairs.jsonl", pairs)
+    write_lines(temporary / "rejected.jsonl", skipped)
     summary = {
         "format": TOKEN_FORMAT,
         "count": len(pairs),

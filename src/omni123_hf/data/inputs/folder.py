@@ -24,7 +24,7 @@ MAX_SIDECAR_BYTES = 10**6
 def read_folder(folder: Path, source: str, options: InputOptions) -> list[FileAsset | BadMetadataAsset]:
     """Every mesh under `folder` in the order of their paths; none raises `Omni123Error`."""
     known = supported_suffixes()
-    files = [path for path in _files(folder) if path.suffix.lower() in known]
+    files = [path for path in files_under(folder) if path.suffix.lower() in known]
     if not files:
         raise Omni123Error(f"{folder} holds no mesh; known: {', '.join(known)}")
     return [file_asset(path, folder, source, options) for path in files]
@@ -34,7 +34,7 @@ def file_asset(path: Path, root: Path, source: str, options: InputOptions) -> Fi
     """The asset of one mesh file under `root`, with its sidecar's words; a sidecar that cannot be read makes it a bad one."""
     relative = path.relative_to(root).as_posix()
     try:
-        fields, caption_source = _sidecar(path, root)
+        fields, caption_source = sidecar_fields(path, root)
     except Omni123Error as error:
         return bad_metadata(source, relative, error)
     if not fields.category and path.parent != root:
@@ -47,7 +47,8 @@ def file_asset(path: Path, root: Path, source: str, options: InputOptions) -> Fi
     )
 
 
-def _files(folder: Path) -> list[Path]:
+def files_under(folder: Path) -> list[Path]:
+    """Files in depth, in the order of their paths, without hidden ones. Links to folders are not followed."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
@@ -55,7 +56,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _sidecar(path: Path, root: Path) -> tuple[Fields, str]:
+def sidecar_fields(path: Path, root: Path) -> tuple[Fields, str]:
+    """What the file beside `path` says, and "sidecar"; nothing, and "", without one.
+
+    One that cannot be read, or leads out of `root`, raises `Omni123Error`.
+    """
     words, lines = path.with_suffix(".json"), path.with_suffix(".txt")
     try:
         if os.path.lexists(words):

@@ -11,6 +11,7 @@ from omni123_hf.data.inputs.arrow import import_datasets, open_on_disk, open_on_
 from omni123_hf.data.inputs.base import BadMetadataAsset, InputOptions
 from omni123_hf.data.inputs.fields import clean_text
 from omni123_hf.data.inputs.folder import file_asset, read_folder
+from omni123_hf.data.inputs.labels import split_label
 from omni123_hf.data.inputs.manifest import read_manifest
 from omni123_hf.data.inputs.named import read_named, source_names, take_turns
 from omni123_hf.data.inputs.repository import HubRepository, LocalRepository, is_repository, read_repository
@@ -30,11 +31,7 @@ def read_source(text: str, options: InputOptions | None = None) -> list[Any]:
     Raises `Omni123Error` when it is none of these or cannot be read.
     """
     options = options or InputOptions()
-    label, separator, rest = text.partition("=")
-    if separator and re.fullmatch(r"[\w.-]+", label) and not Path(text).exists():
-        text = rest
-    else:
-        label = ""
+    label, text = split_label(text)
     if text in source_names():
         return read_named(text, options)
     path = Path(text)

@@ -3,8 +3,9 @@
 | module | what it decides |
 |---|---|
 | `format.py`, `index.py`, `manifest.py` | files, `shards.json`, rows of the manifest |
-| `writer.py` | one pool, resumable |
-| `tokenizers.py`, `store_tokens.py`, `edits.py`, `text.py` | where tokens and text embeddings come from |
+| `writer.py`, `locks.py` | one pool, resumable, one writer at a time |
+| `pool_parts.py`, `store_tokens.py` | what prepared folders of each kind give to a pool, and several of them to one |
+| `tokenizers.py`, `edits.py`, `text.py` | where tokens and text embeddings come from; editing pairs handed in as objects |
 | `reader.py`, `order.py`, `streaming.py`, `statistics.py` | random access, order of records, streams, use of the codes |
 | `hub.py`, `card.py` | the same as a data set of the Hub |
 | `training_pool.py` | what a trainer reads of one pool |

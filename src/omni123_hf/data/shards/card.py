@@ -22,7 +22,7 @@ SIZE_CATEGORIES = {
 }
 PURPOSES = {
     "shapes": "shape tokens with captions",
-    "images": "image tokens of one view a record, with captions",
+    "images": "image tokens of one picture a record, a view of an object or a picture of its own, with captions",
     "pairs": "shape tokens and image tokens of the same object, with captions",
     "edits": "two token sequences and the instruction that turns the first into the second",
 }
@@ -122,8 +122,12 @@ def pool_section(info: PoolInfo) -> str:
     counts = table(("split", "records"), [(f"`{split}`", count) for split, count in info.splits.items()])
     lineage = "\n".join(f"- {name}: weights `{value}`" for name, value in origin["tokenizers"].items())
     checkpoint = f"- checkpoint: {origin['checkpoint']}\n" if origin.get("checkpoint") else ""
-    data = f"- prepared data set: content hash `{origin['data_hash']}`\n" if origin.get("data_hash") else ""
-    return f"## `{layout.name}`: {PURPOSES[layout.name]}\n\n{fields}\n{counts}\nWritten by:\n\n{checkpoint}{data}{lineage}\n"
+    data = f"- prepared data: content hash `{origin['data_hash']}`\n" if origin.get("data_hash") else ""
+    for part in origin.get("data_sets", []):
+        data += f"  - of it {part['rows']:,} rows of {part['kind']}: content hash `{part['content_hash']}`\n"
+    warnings = "".join(f"\n**Warning:** {text}.\n" for text in origin.get("licence_warnings", []))
+    title = f"## `{layout.name}`: {PURPOSES[layout.name]}"
+    return f"{title}\n\n{fields}\n{counts}\nWritten by:\n\n{checkpoint}{data}{lineage}\n{warnings}"
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

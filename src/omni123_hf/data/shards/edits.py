@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from omni123_hf.data.shards.format import Field, PoolInfo, PoolLayout
+from omni123_hf.data.shards.format import SIDE_FIELDS, Field, PoolInfo, PoolLayout
 from omni123_hf.data.shards.manifest import ShardRecord
 from omni123_hf.data.shards.writer import TextEncoder, WriterOptions, write_pool
 from omni123_hf.errors import Omni123Error
@@ -57,13 +58,7 @@ class EditTokens:
         for tokens in (self.source_tokens, self.target_tokens):
             digest.update(np.ascontiguousarray(tokens, dtype="<i8").tobytes())
         digest.update("\n".join(self.instructions).encode())
-        edit = {
-            "instructions": list(self.instructions),
-            "edit_type": self.edit_type,
-            "region_parts": list(self.region_parts),
-            "region_boxes": [list(box) for box in self.region_boxes],
-            "chain": list(self.chain),
-        }
+        edit = edit_columns(self.instructions, self.edit_type, self.region_parts, self.region_boxes, self.chain)
         return ShardRecord(
             id=self.id,
             source=self.source,
@@ -75,6 +70,23 @@ class EditTokens:
             source_row=row,
             edit=edit,
         )
+
+
+def edit_columns(
+    instructions: Sequence[str],
+    edit_type: str,
+    region_parts: Sequence[str],
+    region_boxes: Sequence[Sequence[float]],
+    chain: Sequence[str],
+) -> dict[str, Any]:
+    """What a record of the pool `edits` says beyond other records (`ShardRecord.edit`)."""
+    return {
+        "instructions": list(instructions),
+        "edit_type": edit_type,
+        "region_parts": list(region_parts),
+        "region_boxes": [list(box) for box in region_boxes],
+        "chain": list(chain),
+    }
 
 
 def write_edits(
@@ -100,7 +112,7 @@ def write_edits(
         raise Omni123Error(
             f"{other.id} has {len(other.source_tokens)} codes and {pairs[0].id} {length}; a pool holds one length"
         )
-    fields = tuple(Field(name, kind, length, codes) for name in ("source_tokens", "target_tokens"))
+    fields = tuple(Field(name, kind, length, codes) for name in SIDE_FIELDS)
 
     def encode(records: Sequence[ShardRecord]) -> np.ndarray:
         chosen = [pairs[record.source_row] for record in records]

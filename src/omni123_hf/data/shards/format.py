@@ -34,6 +34,8 @@ EMBEDDING_DTYPE = np.dtype("<f2")
 MOST_CODES = 2**16
 POOLS = ("shapes", "images", "pairs", "edits")
 KINDS = ("shape", "image")
+# Of the pool `edits`.
+SIDE_FIELDS = ("source_tokens", "target_tokens")
 # They are parts of file names; without a dot, no encoder is called like another's mask.
 _ENCODER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 

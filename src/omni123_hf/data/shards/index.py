@@ -161,9 +161,15 @@ def read_origin(origin: Entry) -> dict[str, Any]:
     tokenizers = origin.entry("tokenizers")
     for name in tokenizers.values:
         tokenizers.text(name)
-    for name in ("checkpoint", "data_hash"):
+    for name in ("checkpoint", "data_hash", "records_hash"):
         if name in origin.values:
             origin.text(name)
+    if "data_sets" in origin.values:
+        for part in origin.entries("data_sets"):
+            part.text("kind"), part.text("content_hash"), part.count("rows", least=1)
+    warnings = origin.values.get("licence_warnings", [])
+    if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
+        raise origin.wrong("licence_warnings", "a list of texts")
     return dict(origin.values)
 
 

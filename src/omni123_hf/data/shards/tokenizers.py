@@ -1,9 +1,9 @@
-"""A checkpoint's tokenizers, applied to rows of a prepared data set."""
+"""A checkpoint's tokenizers, applied to rows of prepared data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from omni123_hf.data.shards.format import Field, PoolLayout, image_field
+from omni123_hf.data.shards.format import SIDE_FIELDS, Field, PoolLayout, image_field
 from omni123_hf.data.store import AssetStore
 from omni123_hf.data.tokens import weights_hash
 from omni123_hf.data.views import pixels_from_views
@@ -32,6 +32,7 @@ NEEDED = {
     "shapes": ("shape_tokenizer",),
     "images": ("image_vae", "image_tokenizer"),
     "pairs": ("shape_tokenizer", "image_vae", "image_tokenizer"),
+    "edits": ("shape_tokenizer",),
 }
 
 
@@ -57,30 +58,12 @@ class StoreTokenizers:
     def check(self, pool: str) -> None:
         """Raises `Omni123Error` for a pool of another kind and for one whose tokenizers are not there."""
         if pool not in NEEDED:
-            raise Omni123Error(f"a prepared data set has no pool {pool!r}; choose one of {', '.join(NEEDED)}")
+            raise Omni123Error(f"there is no pool {pool!r}; choose one of {', '.join(NEEDED)}")
         missing = [name for name in NEEDED[pool] if getattr(self, name) is None]
         if missing:
             raise Omni123Error(
                 f"the checkpoint has no {' and no '.join(missing)}, which the pool {pool!r} needs; choose another pool or "
                 "checkpoint"
-            )
-
-    def default_pool(self) -> str:
-        """The pool with most in it that these tokenizers can fill. Raises `Omni123Error` when there is none."""
-        for pool in ("pairs", "shapes", "images"):
-            if all(getattr(self, name) is not None for name in NEEDED[pool]):
-                return pool
-        raise Omni123Error("the checkpoint has no shape tokenizer and no image tokenizer; choose another checkpoint")
-
-    def check_store(self, store: AssetStore) -> None:
-        """Raises `Omni123Error` when the views of the store have another size than the image VAE reads."""
-        if self.image_vae is None:
-            return
-        size = self.image_vae.config.image_size
-        if store.sizes.view_size != size:
-            raise Omni123Error(
-                f"the data set has views of {store.sizes.view_size} pixels and the checkpoint's image_vae reads {size}; "
-                f"prepare the data set with views of {size} pixels, or choose another checkpoint"
             )
 
     def shape_field(self) -> Field:
@@ -105,11 +88,16 @@ class StoreTokenizers:
     @torch.no_grad()
     def encode_images(self, store: AssetStore, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """(B,) rows and, for each, its views (B, V) by column of the store, to image codes (B, V, Li)."""
-        assert self.image_vae is not None and self.image_tokenizer is not None
         views = store.views(rows)[np.arange(len(rows))[:, None], columns]
-        pixels = pixels_from_views(views).to(self.image_vae.device)
-        codes = self.image_tokenizer.encode(self.image_vae.encode(pixels.flatten(0, 1)))
-        return codes.unflatten(0, columns.shape).cpu().numpy()
+        codes = self.encode_pictures(views.reshape(-1, *views.shape[2:]))
+        return codes.reshape(*columns.shape, -1)
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: np.ndarray) -> np.ndarray:
+        """(B,S,S,4) uint8 pictures on white, as stores hold them, to image codes (B, Li)."""
+        assert self.image_vae is not None and self.image_tokenizer is not None
+        pixels = pixels_from_views(pictures).to(self.image_vae.device)
+        return self.image_tokenizer.encode(self.image_vae.encode(pixels)).cpu().numpy()
 
 
 def load_component(model_class: type[PreTrainedModel], folder: Path, device: torch.device | str) -> Any:
@@ -128,7 +116,10 @@ def load_component(model_class: type[PreTrainedModel], folder: Path, device: tor
 
 
 def store_layout(tokenizers: StoreTokenizers, pool: str, views: Sequence[str]) -> PoolLayout:
-    """The fields of a record: shape codes first, then the codes of each view."""
+    """The fields of a record: shape codes first, then the codes of each view; of edits both sides."""
+    if pool == "edits":
+        shape = tokenizers.shape_field()
+        return PoolLayout(pool, tuple(replace(shape, name=name) for name in SIDE_FIELDS))
     if pool == "images":
         return PoolLayout(pool, (tokenizers.image_field("image_tokens"),))
     images = [tokenizers.image_field(image_field(name)) for name in views] if pool == "pairs" else []

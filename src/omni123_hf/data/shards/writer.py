@@ -29,6 +29,7 @@ from omni123_hf.data.shards.format import (
     write_bytes,
 )
 from omni123_hf.data.shards.index import read_index, write_index
+from omni123_hf.data.shards.locks import locked
 from omni123_hf.data.shards.manifest import ShardRecord, check_licences, manifest_table, write_manifest
 from omni123_hf.data.splits import SPLITS
 from omni123_hf.data.store import write_json
@@ -154,12 +155,48 @@ def write_pool(
         dict(sorted(Counter(record.licence for record in records).items())),
         count_sources(records),
     )
-    finished = read_index(out) if (out / INDEX_FILE).is_file() else {}
-    if layout.name in finished:
-        check_same_run(out, replace(finished[layout.name], shards=[]).to_dict(), info.to_dict())
-        return finished[layout.name]
+    finished = finished_pool(out, info)
+    if finished is not None:
+        return finished
+    out.mkdir(parents=True, exist_ok=True)
+    # Other pools may be written beside this one at the same time: each has its own lock, and the index one for a moment.
+    with locked(out / f".{layout.name}.lock", wait=False):
+        # Another run may have ended since.
+        finished = finished_pool(out, info)
+        if finished is None:
+            finished = replace(info, shards=write_shards(out, info, planned, encode, options, text_encoder))
+            with locked(out / ".index.lock", wait=True):
+                write_index(out, {**finished_pools(out), layout.name: finished})
+        # Also that of a run which was killed between the two.
+        (out / layout.name / PLAN_FILE).unlink(missing_ok=True)
+    return finished
+
+
+def finished_pool(out: Path, info: PoolInfo) -> PoolInfo | None:
+    """The pool as `shards.json` describes it, None when it is not there. One of another run raises `Omni123Error`."""
+    finished = finished_pools(out).get(info.layout.name)
+    if finished is not None:
+        check_same_run(out, replace(finished, shards=[]).to_dict(), info.to_dict())
+    return finished
+
+
+def finished_pools(out: Path) -> dict[str, PoolInfo]:
+    """What `shards.json` says, nothing when it is not there yet."""
+    return read_index(out) if (out / INDEX_FILE).is_file() else {}
+
+
+def write_shards(
+    out: Path,
+    info: PoolInfo,
+    planned: Sequence[PlannedShard],
+    encode: Encode,
+    options: WriterOptions,
+    text_encoder: TextEncoder | None,
+) -> list[Shard]:
+    """Write the shards that are not there yet; what all of them are. Raises `Omni123Error` for those of another run."""
+    layout = info.layout
     folder = out / layout.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     plan = folder / PLAN_FILE
     if plan.is_file():
         check_same_run(out, json.loads(plan.read_text(encoding="utf-8")), info.to_dict())
@@ -168,7 +205,8 @@ def write_pool(
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
     shards = []
-    with tqdm(total=len(records), desc=layout.name, unit="record", disable=not options.progress) as bar:
+    total = sum(len(shard.records) for shard in planned)
+    with tqdm(total=total, desc=layout.name, unit="record", disable=not options.progress) as bar:
         for shard in planned:
             names = file_names(layout.name, shard.name, info.embeddings)
             files = {kind: out / name for kind, name in names.items()}
@@ -181,10 +219,7 @@ def write_pool(
             if entries["tokens"].bytes != len(shard.records) * layout.record_length * TOKEN_DTYPE.itemsize:
                 raise Omni123Error(f"{tokens} has the wrong size; remove it and run again")
             shards.append(Shard(shard.name, shard.split, len(shard.records), shard.captions, entries))
-    info = replace(info, shards=shards)
-    write_index(out, {**finished, layout.name: info})
-    plan.unlink()
-    return info
+    return shards
 
 
 def write_shard(

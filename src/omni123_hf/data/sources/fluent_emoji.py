@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...errors import Omni123Error
+from ...errors import Omni123Error, RejectedError
+from ..pictures import PictureLimits, decode_picture
 from .base import seeded_generator
 from .captions import LIMITS, color_names
 from .npm import NpmPackage
@@ -38,8 +39,7 @@ PACKAGES = (
 LICENCE = "MIT"
 ATTRIBUTION = "Fluent Emoji by Microsoft Corporation (MIT), packaged by LobeHub (MIT); names by Mu-An Chiou (MIT)"
 SKIN_TONES = frozenset(["1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"])
-MAX_FILE_BYTES = MIB
-MAX_SIDE = 1024
+LIMITS_OF_A_PICTURE = PictureLimits(max_file_bytes=MIB, max_pixels=MIB)
 
 LEADS = ("A soft 3D illustration of", "A glossy 3D icon of", "A rendered 3D emoji of", "A friendly 3D picture of")
 GROUP_WORDS = {
@@ -78,7 +78,7 @@ class ImageAsset:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> Image.Image:
-        """The picture as RGBA. One that is broken, animated, too large or fully transparent raises `Omni123Error`."""
+        """See `load_picture`."""
         return load_picture(Path(self.path))
 
 
@@ -109,21 +109,12 @@ def iter_images(root: Path) -> Iterator[ImageAsset]:
 
 
 def load_picture(path: Path) -> Image.Image:
-    """An RGBA picture of at most 1,024 pixels a side, read whole."""
+    """An RGBA picture, read whole. RejectedError for one that is broken, animated, too large or fully transparent."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise Omni123Error(f"{path.name} is larger than {MAX_FILE_BYTES} bytes; leave it out")
-        with Image.open(path, formats=["WEBP", "PNG"]) as picture:
-            if max(picture.size) > MAX_SIDE or getattr(picture, "n_frames", 1) != 1:
-                raise Omni123Error(f"{path.name} is larger than {MAX_SIDE} pixels or animated; leave it out")
-            loaded = picture.convert("RGBA")
-    except Omni123Error:
-        raise
-    except (OSError, ValueError, SyntaxError) as error:
-        raise Omni123Error(f"{path.name} is no readable picture: {error}") from error
-    if loaded.getchannel("A").getextrema()[1] == 0:
-        raise Omni123Error(f"{path.name} is fully transparent; leave it out")
-    return loaded
+        data = path.read_bytes()
+    except OSError as error:
+        raise RejectedError("unreadable_file", f"{path.name} cannot be read: {error.strerror}") from error
+    return decode_picture(data, path.name, LIMITS_OF_A_PICTURE)
 
 
 def caption_levels(name: str, group: str, keywords: list[str], colors: list[str], key: str) -> dict[str, list[str]]:
