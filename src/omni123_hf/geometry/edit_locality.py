@@ -35,7 +35,7 @@ class EditLocality:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "regions": [list(box) for box in self.regions]}
 
 
 def edit_locality(
