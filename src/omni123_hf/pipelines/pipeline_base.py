@@ -24,6 +24,7 @@ from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.extraction import extract_surface
 from omni123_hf.geometry.health import mesh_health
+from omni123_hf.geometry.postprocess import FinishSettings, finish_mesh
 
 # diffusers finds a third-party component class only in a module that is imported already.
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
@@ -372,10 +373,19 @@ class Omni123PipelineBase(DiffusionPipeline):
         resolution: int,
         progress: Callable[[int, int], object] | None,
         timings: dict[str, float],
+        finish: FinishSettings | None = None,
     ) -> tuple[list[trimesh.Trimesh | None], list[str | None], list[dict[str, Any] | None]]:
-        """`decode_shapes` and the health of each mesh, both timed."""
+        """`decode_shapes`, what `finish` asks for, and the health of each mesh, all timed."""
         with timed(timings, "shape_decoder"):
             meshes, failures = self.decode_shapes(shape_tokens, resolution, progress)
+        if finish is not None and not finish.changes_nothing:
+            with timed(timings, "mesh_finish"):
+                for row, mesh in enumerate(meshes):
+                    try:
+                        meshes[row] = None if mesh is None else finish_mesh(mesh, finish)
+                    except Omni123Error as error:
+                        # A face budget that this shape does not fit in: the others of the batch go on.
+                        meshes[row], failures[row] = None, _one_line(error)
         with timed(timings, "mesh_health"):
             health = [None if mesh is None else mesh_health(mesh).to_dict() for mesh in meshes]
         return meshes, failures, health

@@ -7,6 +7,7 @@ import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.postprocess import FinishSettings
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import get_task
@@ -83,6 +84,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         seed: int | None = None,
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
+        finish: FinishSettings | None = None,
         output_type: str = "trimesh",
         callback_on_step_end: StepCallback | None = None,
         callback_on_extraction: Callable[[int, int], object] | None = None,
@@ -101,6 +103,8 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
+        finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
+        budget, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
         callback_on_step_end(pipeline, step, total, {"modality": "shape"}) runs after every token; its result is not used.
         callback_on_extraction(done, total) counts field evaluations.
@@ -141,7 +145,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         meshes = failures = health = None
         if output_type == "trimesh":
             meshes, failures, health = self.decode_and_check_shapes(
-                codes["shape"], resolution, callback_on_extraction, timings
+                codes["shape"], resolution, callback_on_extraction, timings, finish
             )
         output = Omni123PipelineOutput(
             meshes=meshes, shape_tokens=codes["shape"], health=health, failures=failures, timings=timings
