@@ -49,7 +49,7 @@ def test_places_are_shares_of_the_others_below():
 def test_an_outline_agrees_with_its_own_render():
     ball, cube = red(trimesh.creation.icosphere(3, radius=0.8)), trimesh.creation.box((0.3, 1.8, 0.3))
     picture = Image.fromarray(render(ball, get_camera(THREE_QUARTER), 96).color)
-    assert silhouette_iou(picture, ball, THREE_QUARTER) > 0.97
+    assert silhouette_iou(picture, ball, THREE_QUARTER) > 0.95
     assert silhouette_iou(picture, cube, THREE_QUARTER) < 0.5
 
 
