@@ -56,7 +56,7 @@ def export_mesh(mesh: trimesh.Trimesh, path: str | Path, metadata: Mapping[str, 
     if not len(mesh.faces):
         raise Omni123Error("the mesh is empty; there is nothing to export")
     options: dict[str, Any] = {"include_texture": False} if suffix == ".obj" else {}
-    data = mesh.export(file_type=suffix[1:], **options)
+    data: Any = mesh.export(file_type=suffix[1:], **options)
     write_atomic(path, data.encode() if isinstance(data, str) else data)
     return path
 
