@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,8 +101,8 @@ def generate(
     )
 
 
-def load_pipeline(model: str, device: str) -> "Omni123PipelineBase":
-    """Load a checkpoint quietly onto a device, as the pipeline that its index names.
+def load_pipeline(model: str, device: str, class_name: str | None = None) -> "Omni123PipelineBase":
+    """Load a checkpoint quietly onto a device, as the pipeline that is named, by default as the one that its index names.
 
     Raises `Omni123Error` for an unknown or absent device.
     """
@@ -120,7 +120,10 @@ def load_pipeline(model: str, device: str) -> "Omni123PipelineBase":
         )
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    pipeline = pipelines.load_pipeline(model)
+    if class_name is None:
+        pipeline: Any = pipelines.load_pipeline(model)
+    else:
+        pipeline = getattr(pipelines, class_name).from_pretrained(model)
     try:
         return pipeline.to(torch.device(device))
     except RuntimeError as error:
@@ -137,20 +140,26 @@ def progress_callbacks(quiet: bool) -> Iterator[dict[str, Any]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        # Shown from the first sign of work on, so that refused input prints its one line and nothing else.
-        tokens = bar.add_task("tokens", total=None, visible=False)
-        surface = bar.add_task("surface", total=None, start=False, visible=False)
+    bar = Progress(*columns, console=Console(stderr=True))
+    tokens = bar.add_task("tokens", total=None, visible=False)
+    surface = bar.add_task("surface", total=None, start=False, visible=False)
 
-        def on_step(pipeline: Any, step: int, total: int, facts: dict[str, Any]) -> None:
-            bar.update(tokens, completed=step, total=total, description=f"{facts['modality']} tokens", visible=True)
+    # Begun at the first sign of work: refused input prints its one line and nothing else, not even the end of a bar.
+    def on_step(pipeline: Any, step: int, total: int, facts: dict[str, Any]) -> None:
+        bar.start()
+        bar.update(tokens, completed=step, total=total, description=f"{facts['modality']} tokens", visible=True)
 
-        def on_extraction(done: int, total: int) -> None:
-            if done and not bar.tasks[surface].started:
-                bar.start_task(surface)
-            bar.update(surface, completed=done, total=total, visible=True)
+    def on_extraction(done: int, total: int) -> None:
+        bar.start()
+        if done and not bar.tasks[surface].started:
+            bar.start_task(surface)
+        bar.update(surface, completed=done, total=total, visible=True)
 
+    try:
         yield {"callback_on_step_end": on_step, "callback_on_extraction": on_extraction}
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def count_tokens(pipeline: "Omni123PipelineBase", prompt: str, output: Any) -> dict[str, int]:
@@ -206,10 +215,10 @@ def staging_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(staging: Path, out: Path) -> None:
+def publish(staging: Path, out: Path, names: Sequence[str] = FILES) -> None:
     """Move the finished files to `out`, the record last, and remove files of an earlier run that this one did not make."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in names:
         if (staging / name).exists():
             os.replace(staging / name, out / name)
         else:

@@ -13,6 +13,7 @@ from omni123_hf.cli.data import data_app
 from omni123_hf.cli.evaluate import evaluate_app
 from omni123_hf.cli.generate import generate
 from omni123_hf.cli.info import info
+from omni123_hf.cli.tasks import register as register_task_commands
 from omni123_hf.cli.train import train
 from omni123_hf.cli.verify_conversion import verify_conversion
 from omni123_hf.errors import Omni123Error
@@ -46,6 +47,7 @@ def build_app() -> typer.Typer:
         pass
 
     app.command()(generate)
+    register_task_commands(app)
     app.command()(info)
     app.add_typer(data_app, name="data")
     app.add_typer(evaluate_app, name="evaluate")

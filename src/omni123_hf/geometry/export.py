@@ -1,4 +1,4 @@
-"""Writing a mesh as GLB, whole or not at all."""
+"""Writing a mesh as GLB, OBJ, STL or PLY, whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,6 +36,28 @@ def export_glb(mesh: trimesh.Trimesh, path: str | Path, metadata: Mapping[str, A
 
     data = _encode_glb(trimesh.Scene(mesh), tree_postprocessor=add_extras)
     write_atomic(path, data)
+    return path
+
+
+FORMATS = (".glb", ".obj", ".stl", ".ply")
+
+
+def export_mesh(mesh: trimesh.Trimesh, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write `mesh` in the format of the suffix; returns the path. Metadata and, in STL, colours have no place outside GLB.
+
+    OBJ is one file with colours at the vertices and no material. Raises `Omni123Error` as `export_glb` does.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise Omni123Error(f"{path.name!r} has no format for meshes; use one of {', '.join(FORMATS)}")
+    if suffix == ".glb":
+        return export_glb(mesh, path, metadata)
+    if not len(mesh.faces):
+        raise Omni123Error("the mesh is empty; there is nothing to export")
+    options: dict[str, Any] = {"include_texture": False} if suffix == ".obj" else {}
+    data: Any = mesh.export(file_type=suffix[1:], **options)
+    write_atomic(path, data.encode() if isinstance(data, str) else data)
     return path
 
 

@@ -9,14 +9,45 @@ from omni123_hf.errors import Omni123Error
 
 if TYPE_CHECKING:
     from omni123_hf.pipelines.pipeline_base import Omni123PipelineBase
+    from omni123_hf.pipelines.pipeline_edit import Omni123EditPipeline
+    from omni123_hf.pipelines.pipeline_image_to_3d import Omni123ImageTo3DPipeline
     from omni123_hf.pipelines.pipeline_joint import Omni123JointPipeline
-    from omni123_hf.pipelines.pipeline_output import Omni123PipelineOutput
+    from omni123_hf.pipelines.pipeline_multi_view import Omni123MultiViewPipeline
+    from omni123_hf.pipelines.pipeline_novel_view import Omni123NovelViewPipeline
+    from omni123_hf.pipelines.pipeline_output import Omni123EditOutput, Omni123MultiViewOutput, Omni123PipelineOutput
+    from omni123_hf.pipelines.pipeline_shape_to_image import Omni123ShapeToImagePipeline
     from omni123_hf.pipelines.pipeline_text_to_3d import Omni123TextTo3DPipeline
+    from omni123_hf.pipelines.pipeline_text_to_image import Omni123TextToImagePipeline
 
-__all__ = ["Omni123JointPipeline", "Omni123PipelineOutput", "Omni123TextTo3DPipeline", "load_pipeline"]
+__all__ = [
+    "Omni123EditOutput",
+    "Omni123EditPipeline",
+    "Omni123ImageTo3DPipeline",
+    "Omni123JointPipeline",
+    "Omni123MultiViewOutput",
+    "Omni123MultiViewPipeline",
+    "Omni123NovelViewPipeline",
+    "Omni123PipelineOutput",
+    "Omni123ShapeToImagePipeline",
+    "Omni123TextTo3DPipeline",
+    "Omni123TextToImagePipeline",
+    "load_pipeline",
+]
 
-PIPELINES = {"Omni123JointPipeline": "pipeline_joint", "Omni123TextTo3DPipeline": "pipeline_text_to_3d"}
-_MODULES = {**PIPELINES, "Omni123PipelineOutput": "pipeline_output"}
+PIPELINES = {
+    "Omni123EditPipeline": "pipeline_edit",
+    "Omni123ImageTo3DPipeline": "pipeline_image_to_3d",
+    "Omni123JointPipeline": "pipeline_joint",
+    "Omni123MultiViewPipeline": "pipeline_multi_view",
+    "Omni123NovelViewPipeline": "pipeline_novel_view",
+    "Omni123ShapeToImagePipeline": "pipeline_shape_to_image",
+    "Omni123TextTo3DPipeline": "pipeline_text_to_3d",
+    "Omni123TextToImagePipeline": "pipeline_text_to_image",
+}
+_MODULES = {
+    **PIPELINES,
+    **dict.fromkeys(("Omni123EditOutput", "Omni123MultiViewOutput", "Omni123PipelineOutput"), "pipeline_output"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,13 +24,15 @@ from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.extraction import extract_surface
 from omni123_hf.geometry.health import mesh_health
-from omni123_hf.modeling.generation_omni123 import GUIDANCE_SCHEDULES
+from omni123_hf.geometry.postprocess import FinishSettings, finish_mesh
 
 # diffusers finds a third-party component class only in a module that is imported already.
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from omni123_hf.modeling.modeling_image_vae import Omni123ImageVAE
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
+from omni123_hf.modeling.tasks import Task, generation_plan
+from omni123_hf.pipelines.image_input import encode_pictures
 from omni123_hf.pipelines.registry import (
     INDEX_FILE,
     check_checkpoint,
@@ -39,15 +41,17 @@ from omni123_hf.pipelines.registry import (
     read_index,
     resolve_checkpoint,
 )
+from omni123_hf.pipelines.sampling import Drops, Sampling, Schedule, check_samples, check_settings
 
 
 PAPER_GUIDANCE_SCALE = 5.0
-OUTPUT_TYPES = ("trimesh", "tokens")
 DEFAULT_RESOLUTION = 96
 MIN_RESOLUTION = 16
 # Peak host memory of the dense grid, its coordinates, marching cubes and the mesh, per grid point. Measured, rounded up.
 BYTES_PER_GRID_POINT = 64
 QUERY_CHUNK = 32768
+# (pipeline, step, total, {"modality": name}) after every token.
+StepCallback = Callable[[Any, int, int, dict[str, Any]], object]
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
 
@@ -211,6 +215,106 @@ class Omni123PipelineBase(DiffusionPipeline):
                 "--text-encoder, load it with these components, or pass prompt_embeds"
             )
 
+    def prepare_sampling(
+        self,
+        *,
+        guidance_scale: float | None,
+        guidance_schedule: Schedule | None,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        seed: int | None,
+        generator: torch.Generator | None,
+        output_type: str,
+        resolution: int | None = None,
+        num_samples: int = 1,
+        guidance_drops: Drops = "text",
+    ) -> Sampling:
+        """The settings of a call, checked before any work; the checkpoint's own guidance where none is given."""
+        scale, schedule = self.guidance(guidance_scale, guidance_schedule)
+        check_settings(scale, schedule, temperature, top_k, top_p, seed, generator, output_type, guidance_drops)
+        check_samples(num_samples)
+        if output_type == "trimesh" and resolution is not None:
+            check_resolution(resolution)
+        if seed is not None:
+            generator = torch.Generator(self._execution_device).manual_seed(seed)
+        return Sampling(scale, schedule, guidance_drops, temperature, top_k, top_p, generator)
+
+    def encode_images(self, images: Any) -> torch.Tensor:
+        """Pictures (`image_input.Picture`, one or a list) to image tokens (B, Li)."""
+        return encode_pictures(images, self.image_vae, self.image_tokenizer)
+
+    def match_prompts(self, prompt: str | list[str] | None, rows: int) -> list[str] | None:
+        """One checked prompt for each of `rows` inputs; None where there is none. Raises `Omni123Error`."""
+        if prompt is None:
+            return None
+        prompts = self.check_prompts(prompt)
+        if len(prompts) == 1:
+            prompts = prompts * rows
+        if len(prompts) != rows:
+            raise Omni123Error(
+                f"there are {len(prompts)} prompts for {rows} inputs; give one for all, or one for each"
+            )
+        return prompts
+
+    def null_conditioning(self, is_guided: bool) -> torch.Tensor | None:
+        """Embeddings of the empty prompt (1, L, D), for checkpoints whose null condition it is."""
+        if self.transformer.config.null_condition == "learned" or not is_guided:
+            return None
+        if self.text_encoder is None or self.tokenizer is None:
+            raise Omni123Error(
+                "guidance needs the empty prompt, and this checkpoint has no text encoder; pass negative_prompt_embeds or "
+                "guidance_scale=1, or convert it again with --text-encoder"
+            )
+        return self.encode_prompt([""]).text_embeds
+
+    def generate_codes(
+        self,
+        task: Task,
+        text: TextConditioning | None,
+        sampling: Sampling,
+        given: dict[str, Any] | None = None,
+        rows: int = 1,
+        num_samples: int = 1,
+        callback: StepCallback | None = None,
+        **conditions: Any,
+    ) -> dict[str, torch.Tensor]:
+        """Local codes (rows * num_samples, n) of every segment that the task samples; samples of one input follow one another.
+
+        given: codes (rows, n) or view indices of segments that are there already. text None: no text at all; guidance then
+        drops what is given, and a task that is given nothing is unguided.
+        """
+
+        def repeated(value: Any) -> Any:
+            return (
+                value.repeat_interleave(num_samples, dim=0)
+                if isinstance(value, torch.Tensor) and value.ndim
+                else value
+            )
+
+        def report(step: int, total: int, modality: str) -> None:
+            if callback is not None:
+                callback(self, step, total, {"modality": modality})
+
+        settings = sampling.arguments()
+        conditions = {name: repeated(value) for name, value in conditions.items()}
+        if text is None:
+            settings["guidance_drops"] = "text_and_prefix"
+            if not task.prefix:
+                settings["guidance_scale"] = 1.0
+        else:
+            conditions |= {
+                "text_embeds": repeated(text.text_embeds),
+                "text_embeds_2": repeated(text.text_embeds_2),
+                "text_attention_mask_2": repeated(text.text_attention_mask_2),
+            }
+        plan = generation_plan(
+            task, self.transformer.config, {name: repeated(value) for name, value in (given or {}).items()}
+        )
+        return self.transformer.generate_plan(
+            plan, batch_size=rows * num_samples, callback=report, **conditions, **settings
+        )
+
     def guidance(self, scale: float | None, schedule: str | None) -> tuple[float, Any]:
         """Scale and schedule, the checkpoint's own where None."""
         return (
@@ -269,44 +373,22 @@ class Omni123PipelineBase(DiffusionPipeline):
         resolution: int,
         progress: Callable[[int, int], object] | None,
         timings: dict[str, float],
+        finish: FinishSettings | None = None,
     ) -> tuple[list[trimesh.Trimesh | None], list[str | None], list[dict[str, Any] | None]]:
-        """`decode_shapes` and the health of each mesh, both timed."""
+        """`decode_shapes`, what `finish` asks for, and the health of each mesh, all timed."""
         with timed(timings, "shape_decoder"):
             meshes, failures = self.decode_shapes(shape_tokens, resolution, progress)
+        if finish is not None and not finish.changes_nothing:
+            with timed(timings, "mesh_finish"):
+                for row, mesh in enumerate(meshes):
+                    try:
+                        meshes[row] = None if mesh is None else finish_mesh(mesh, finish)
+                    except Omni123Error as error:
+                        # A face budget that this shape does not fit in: the others of the batch go on.
+                        meshes[row], failures[row] = None, _one_line(error)
         with timed(timings, "mesh_health"):
             health = [None if mesh is None else mesh_health(mesh).to_dict() for mesh in meshes]
         return meshes, failures, health
-
-
-def check_settings(
-    guidance_scale: float,
-    guidance_schedule: str,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-    generator: torch.Generator | None,
-    output_type: str,
-) -> None:
-    """Raises `Omni123Error` for a setting of a pipeline's `__call__` that cannot be."""
-    for name, value in (("guidance scale", guidance_scale), ("temperature", temperature)):
-        # Written so that NaN is refused, too.
-        if not 0 <= value < float("inf"):
-            raise Omni123Error(f"the {name} must be a finite number of at least 0; got {value}")
-    if guidance_schedule not in GUIDANCE_SCHEDULES:
-        raise Omni123Error(
-            f"unknown guidance schedule {guidance_schedule!r}; use one of {', '.join(GUIDANCE_SCHEDULES)}"
-        )
-    if top_k is not None and top_k < 1:
-        raise Omni123Error(f"top-k must be at least 1, or left out; got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise Omni123Error(f"top-p must lie in (0, 1], or be left out; got {top_p}")
-    if seed is not None and generator is not None:
-        raise Omni123Error("give a seed or a generator, not both")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise Omni123Error(f"the seed must lie in [0, 2**63); got {seed}")
-    if output_type not in OUTPUT_TYPES:
-        raise Omni123Error(f"unknown output type {output_type!r}; use one of {', '.join(OUTPUT_TYPES)}")
 
 
 @contextmanager

@@ -1,29 +1,35 @@
-"""Text to an image and the 3D shape that belongs to it, in one sequence (paper §4.5, SFT row text -> image -> 3D)."""
+"""Text to an image and the 3D shape that belongs to it, in one sequence, either first (paper Table 7, the first two rows)."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
+from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.postprocess import FinishSettings
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from omni123_hf.modeling.modeling_image_vae import Omni123ImageVAE
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
-from omni123_hf.modeling.tasks import generation_plan, get_task
+from omni123_hf.modeling.tasks import get_task
 from omni123_hf.pipelines.pipeline_base import (
     DEFAULT_RESOLUTION,
     PAPER_GUIDANCE_SCALE,
     Omni123PipelineBase,
-    check_resolution,
-    check_settings,
+    StepCallback,
     timed,
 )
 from omni123_hf.pipelines.pipeline_output import Omni123PipelineOutput
+from omni123_hf.pipelines.sampling import Schedule
+from omni123_hf.pipelines.views import view_indices
+
+
+ORDERS = {"image-first": "text-to-image-to-3d", "shape-first": "text-to-3d-to-image"}
 
 
 class Omni123JointPipeline(Omni123PipelineBase):
-    """Generates an image and, conditioned on the prompt and that image, a shape.
+    """Generates an image and, conditioned on the prompt and that image, a shape; or the shape first and then a view of it.
 
     Components: CLIP and Qwen3 text encoders with their tokenizers, the backbone, and the image and shape tokenizers.
 
@@ -68,69 +74,79 @@ class Omni123JointPipeline(Omni123PipelineBase):
     def __call__(
         self,
         prompt: str | list[str],
+        *,
+        order: str = "image-first",
+        view: str | list[str] | None = None,
+        num_samples: int = 1,
         guidance_scale: float | None = None,
-        guidance_schedule: Literal["constant", "linear_decay"] | None = None,
+        guidance_schedule: Schedule | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
+        finish: FinishSettings | None = None,
         output_type: str = "trimesh",
-        callback_on_step_end: Callable[["Omni123JointPipeline", int, int, dict[str, Any]], object] | None = None,
+        callback_on_step_end: StepCallback | None = None,
         callback_on_extraction: Callable[[int, int], object] | None = None,
         return_dict: bool = True,
     ) -> Omni123PipelineOutput | tuple[Any, ...]:
-        """One image and one mesh a prompt.
+        """`num_samples` images and meshes a prompt.
 
-        guidance_scale: omega of `uncond + omega (cond - uncond)`; 1 is unguided; None is the checkpoint's own
-        `default_guidance_scale` (the paper's is 5.0). guidance_schedule: constant or linear_decay; None is the
-        checkpoint's `default_guidance_schedule`.
+        order: "image-first" (the image is un-posed) or "shape-first". view: the view that shape-first draws.
+        num_samples: how many for each input; they differ at a temperature above 0 only.
+        guidance_scale: omega of `uncond + omega (cond - uncond)`; 1 is unguided; None is the checkpoint's own.
+        guidance_schedule: constant or linear_decay; None is the checkpoint's own.
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
+        finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
+        budget, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
         callback_on_step_end(pipeline, step, total, {"modality": name}) runs after every token; its result is not used.
         callback_on_extraction(done, total) counts field evaluations.
 
         Raises `Omni123Error` for bad input. A shape without a surface is reported in `failures`, its mesh is None.
         """
-        scale, schedule = self.guidance(guidance_scale, guidance_schedule)
-        check_settings(scale, schedule, temperature, top_k, top_p, seed, generator, output_type)
-        if output_type == "trimesh":
-            check_resolution(resolution)
-        prompts = self.check_prompts(prompt)
-        if seed is not None:
-            generator = torch.Generator(self._execution_device).manual_seed(seed)
+        sampling = self.prepare_sampling(
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            generator=generator,
+            output_type=output_type,
+            resolution=resolution,
+            num_samples=num_samples,
+        )
         timings: dict[str, float] = {}
-
+        if order not in ORDERS:
+            raise Omni123Error(f"unknown order {order!r}; use one of {', '.join(ORDERS)}")
+        if view is not None and order == "image-first":
+            raise Omni123Error("the image that comes first is un-posed; leave out view, or use order='shape-first'")
+        prompts = self.check_prompts(prompt)
+        rows = len(prompts)
+        given = {} if view is None else {"view": view_indices(view, rows)}
         with timed(timings, "text_encoder"):
             text = self.encode_prompt(prompts)
-
-        def report(step: int, total: int, modality: str) -> None:
-            if callback_on_step_end is not None:
-                callback_on_step_end(self, step, total, {"modality": modality})
-
         with timed(timings, "transformer"):
-            codes = self.transformer.generate_plan(
-                generation_plan(get_task(self.task), self.transformer.config),
-                text_embeds=text.text_embeds,
-                text_embeds_2=text.text_embeds_2,
-                text_attention_mask_2=text.text_attention_mask_2,
-                guidance_scale=scale,
-                guidance_schedule=schedule,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                generator=generator,
-                callback=report,
+            codes = self.generate_codes(
+                get_task(ORDERS[order]),
+                text,
+                sampling,
+                given,
+                rows=rows,
+                num_samples=num_samples,
+                callback=callback_on_step_end,
             )
         images = meshes = failures = health = None
         if output_type == "trimesh":
             with timed(timings, "image_decoder"):
                 images = self.decode_images(codes["image"])
             meshes, failures, health = self.decode_and_check_shapes(
-                codes["shape"], resolution, callback_on_extraction, timings
+                codes["shape"], resolution, callback_on_extraction, timings, finish
             )
         output = Omni123PipelineOutput(
             images=images,

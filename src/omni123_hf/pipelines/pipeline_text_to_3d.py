@@ -1,25 +1,26 @@
 """Text to a 3D shape, without an image in between (paper Table 4, row text -> 3D); also runs converted Cube 3D checkpoints."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.postprocess import FinishSettings
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
-from omni123_hf.modeling.tasks import generation_plan, get_task
+from omni123_hf.modeling.tasks import get_task
 from omni123_hf.pipelines.pipeline_base import (
     DEFAULT_RESOLUTION,
     PAPER_GUIDANCE_SCALE,
     Omni123PipelineBase,
+    StepCallback,
     TextConditioning,
-    check_resolution,
-    check_settings,
     timed,
 )
 from omni123_hf.pipelines.pipeline_output import Omni123PipelineOutput
+from omni123_hf.pipelines.sampling import Schedule
 
 
 # Cube 3D's convention for the box it is asked for; its meshes themselves measure 1.92.
@@ -74,77 +75,77 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         prompt_embeds: torch.Tensor | TextConditioning | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         bbox: Box | None = None,
+        num_samples: int = 1,
         guidance_scale: float | None = None,
-        guidance_schedule: Literal["constant", "linear_decay"] | None = None,
+        guidance_schedule: Schedule | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
+        finish: FinishSettings | None = None,
         output_type: str = "trimesh",
-        callback_on_step_end: Callable[["Omni123TextTo3DPipeline", int, int, dict[str, Any]], object] | None = None,
+        callback_on_step_end: StepCallback | None = None,
         callback_on_extraction: Callable[[int, int], object] | None = None,
         return_dict: bool = True,
     ) -> Omni123PipelineOutput | tuple[Any, ...]:
-        """One mesh a prompt.
+        """`num_samples` meshes a prompt.
 
         prompt or prompt_embeds: one of the two. prompt_embeds is (B, L, D) for a checkpoint with one text encoder, or what
         `encode_prompt` returns for any. negative_prompt_embeds (1 or B, L, D): the empty prompt, for guidance with a
         checkpoint whose null condition is the empty prompt; encoded here when left out.
         bbox: sides (x, y, z) of the wanted box, one for all prompts or one a prompt, in any unit: only the proportions
         count. Zeros or None mean no box.
+        num_samples: how many for each prompt; they differ at a temperature above 0 only.
         guidance_scale: omega of `uncond + omega (cond - uncond)`; 1 is unguided, 0 ignores the prompt; None is the
         checkpoint's own. guidance_schedule: constant or linear_decay (towards 1); None is the checkpoint's own.
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
+        finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
+        budget, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
         callback_on_step_end(pipeline, step, total, {"modality": "shape"}) runs after every token; its result is not used.
         callback_on_extraction(done, total) counts field evaluations.
 
         Raises `Omni123Error` for bad input. A shape without a surface is reported in `failures`, its mesh is None.
         """
-        scale, schedule = self.guidance(guidance_scale, guidance_schedule)
-        check_settings(scale, schedule, temperature, top_k, top_p, seed, generator, output_type)
-        if output_type == "trimesh":
-            check_resolution(resolution)
+        sampling = self.prepare_sampling(
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            generator=generator,
+            output_type=output_type,
+            resolution=resolution,
+            num_samples=num_samples,
+        )
         if (prompt is None) == (prompt_embeds is None):
             raise Omni123Error("give a prompt or prompt_embeds, one of the two")
         prompts = None if prompt is None else self.check_prompts(prompt)
-        if seed is not None:
-            generator = torch.Generator(self._execution_device).manual_seed(seed)
         timings: dict[str, float] = {}
-
         with timed(timings, "text_encoder"):
             text = _as_conditioning(prompt_embeds) if prompts is None else self.encode_prompt(prompts)
-            null = self._null_embeds(negative_prompt_embeds, is_guided=scale != 1.0)
-        boxes = self.check_bbox(bbox, rows=len(text.text_embeds))
-
-        def report(step: int, total: int, modality: str) -> None:
-            if callback_on_step_end is not None:
-                callback_on_step_end(self, step, total, {"modality": modality})
-
+            null = self._null_embeds(negative_prompt_embeds, is_guided=sampling.guidance_scale != 1.0)
+        rows = len(text.text_embeds)
         with timed(timings, "transformer"):
-            codes = self.transformer.generate_plan(
-                generation_plan(get_task(self.task), self.transformer.config),
-                text_embeds=text.text_embeds,
-                text_embeds_2=text.text_embeds_2,
-                text_attention_mask_2=text.text_attention_mask_2,
+            codes = self.generate_codes(
+                get_task(self.task),
+                text,
+                sampling,
+                rows=rows,
+                num_samples=num_samples,
+                callback=callback_on_step_end,
                 negative_text_embeds=null,
-                bbox=boxes,
-                guidance_scale=scale,
-                guidance_schedule=schedule,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                generator=generator,
-                callback=report,
+                bbox=self.check_bbox(bbox, rows),
             )
         meshes = failures = health = None
         if output_type == "trimesh":
             meshes, failures, health = self.decode_and_check_shapes(
-                codes["shape"], resolution, callback_on_extraction, timings
+                codes["shape"], resolution, callback_on_extraction, timings, finish
             )
         output = Omni123PipelineOutput(
             meshes=meshes, shape_tokens=codes["shape"], health=health, failures=failures, timings=timings
@@ -158,14 +159,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
             if given is not None:
                 raise Omni123Error("this checkpoint has a learned null condition; leave out negative_prompt_embeds")
             return None
-        if given is not None or not is_guided:
-            return given
-        if self.text_encoder is None or self.tokenizer is None:
-            raise Omni123Error(
-                "guidance needs the empty prompt, and this checkpoint has no text encoder; pass negative_prompt_embeds or "
-                "guidance_scale=1, or convert it again with --text-encoder"
-            )
-        return self.encode_prompt([""]).text_embeds
+        return self.null_conditioning(is_guided) if given is None else given
 
     def check_bbox(self, bbox: Box | None, rows: int) -> torch.Tensor | None:
         """Boxes (B, 3) whose longest side is 1.925, zeros for none; None for a model without boxes.

@@ -1,0 +1,39 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Model = Annotated[str, typer.Option("--model", help="Bundled name, folder, or Hub id of the checkpoint.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the sampling (no effect at temperature 0).")]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale", help="Strength of the condition; 1 is unguided; the checkpoint's own when left out."
+    ),
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Sample among the k likeliest codes.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Sample in the nucleus of this probability.")]
+Resolution = Annotated[int, typer.Option("--resolution", help="Points on a side of the surface extraction grid.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the record of each result as a line of JSON, and nothing else.")
+]
+Prompt = Annotated[str | None, typer.Option("--prompt", help="What the object is, to help along.")]
+Format = Annotated[str, typer.Option("--format", help="Of meshes: glb, obj, stl or ply.")]
+TargetFaces = Annotated[int | None, typer.Option("--target-faces", help="Decimate to at most this many faces.")]
+Floaters = Annotated[
+    float,
+    typer.Option("--remove-floaters", help="Remove pieces with less than this share of the surface; 0 keeps all."),
+]
+Views = Annotated[str, typer.Option("--views", help="Some of front,back,left,right,top,bottom, with commas.")]
+
+
+def split_views(text: str) -> list[str]:
+    """`front, left` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
