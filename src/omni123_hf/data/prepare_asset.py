@@ -19,7 +19,7 @@ from PIL import Image
 from omni123_hf.data.assets import Asset, OpenedAsset, asset_rng, open_asset
 from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
 from omni123_hf.data.preparation_config import PreparationConfig
-from omni123_hf.data.prepared_views import render_random_views, render_views
+from omni123_hf.data.prepared_views import render_fixed_views, render_random_views, render_views
 from omni123_hf.data.records import CAPTION_LEVELS, AssetRecord
 from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import asset_hash
@@ -126,12 +126,10 @@ def prepare_asset(
             qa["round_trip"] = _round_trip(solid, config)
     attributes = dict(opened.attributes)
     with clock.step("views"):
-        arrays["views"] = render_views(mesh, config.view_size, config.supersample)
-        if config.random_views:
-            view_rng = asset_rng("views", asset.id, config.seed)
-            arrays["random_views"], attributes["random_views"] = render_random_views(
-                mesh, config.random_views, config.view_size, config.supersample, view_rng
-            )
+        view_arrays, cameras = _views(mesh, config, asset_rng("views", asset.id, config.seed))
+        arrays |= view_arrays
+        if cameras:
+            attributes["random_views"] = cameras
     with clock.step("captions"):
         if captioner is None:
             captions, category, provenance = _given_captions(opened, config)
@@ -247,6 +245,23 @@ def _round_trip(solid: trimesh.Trimesh, config: PreparationConfig) -> dict[str, 
             f"extracted again, its surface is {result.chamfer:.4f} off, above {config.max_chamfer}",
         )
     return result.to_dict()
+
+
+def _views(
+    mesh: trimesh.Trimesh, config: PreparationConfig, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """The arrays of all views, and cameras and lights of the random ones."""
+    fixed = render_fixed_views(mesh, config.view_size, config.supersample)
+    arrays = {"views": fixed.colors}
+    settings: list[dict[str, Any]] = []
+    if config.view_geometry:
+        arrays |= {"view_depth": fixed.depth, "view_normals": fixed.normals}
+    if config.random_views:
+        views, settings = render_random_views(mesh, config.random_views, config.view_size, config.supersample, rng)
+        arrays["random_views"] = views.colors
+        if config.view_geometry:
+            arrays |= {"random_view_depth": views.depth, "random_view_normals": views.normals}
+    return arrays, settings
 
 
 def caption_views(mesh: trimesh.Trimesh, size: int, supersample: int) -> dict[str, Image.Image]:

@@ -54,11 +54,13 @@ def asset_sheet(
     facts: Mapping[str, Any],
     size: int = 160,
     row_names: Sequence[str] = ("colour", "normal", "depth"),
+    compared: Sequence[RenderedView] = (),
 ) -> Image.Image:
     """Views in rows of colour, normals and depth, and below them facts and captions.
 
     views: of any size, shown at `size` pixels, up to eight beside each other. captions: texts by level. facts: short
-    values by name. row_names: what stands beside the three rows. Long texts are wrapped, and cut after a dozen lines with
+    values by name. row_names: what stands beside the rows. compared: for each view, the same from another origin, whose
+    normals and depth are two further rows. Long texts are wrapped, and cut after a dozen lines with
     an ellipsis. Normals show x, y, z as red, green, blue; depth runs from light (near) to dark (far) within each view. No
     views raise `Omni123Error`.
     """
@@ -74,13 +76,16 @@ def asset_sheet(
     for level, texts in captions.items():
         lines += [(level, line) for text in texts for line in _labelled(f"- {text}", font, text_width)]
 
-    block = LINE + 3 * step
+    rows = [list(_pictures(view).values()) for view in views]
+    for pictures, other in zip(rows, compared, strict=bool(compared)):
+        pictures += list(_pictures(other).values())[1:]
+    block = LINE + len(rows[0]) * step
     sheet = Image.new("RGB", (width, 2 * MARGIN + blocks * block + LINE * (len(lines) + 1)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
-    for number, view in enumerate(views):
+    for number, (view, pictures) in enumerate(zip(views, rows, strict=True)):
         x, y = MARGIN + LABEL_WIDTH + number % columns * step, MARGIN + number // columns * block
         draw.text((x, y), _shortened(view.camera.name, font, size), fill=INK, font=font)
-        for row, (name, pixels) in enumerate(zip(row_names, _pictures(view).values(), strict=True)):
+        for row, (name, pixels) in enumerate(zip(row_names, pictures, strict=True)):
             top = y + LINE + row * step
             if number % columns == 0:
                 draw.text((MARGIN, top + size // 2 - LINE // 2 * len(name.splitlines())), name, fill=FAINT, font=font)
