@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 
 
 class Captioner(Protocol):
-    """Words for pictures; `ConversationCaptioner` and `CachedCaptioner` of `data.captioning` are. It is sent to the workers."""
+    """Words for pictures; `ConversationCaptioner`, `CachedCaptioner` and `GivenCaptioner` of `data.captioning` are. It is
+    sent to the workers."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the captions besides the asset, as plain JSON: a run goes on only with the same."""
+        """What decides the captions besides the asset, as plain JSON: a run goes on only with the same. Where captions have
+        scores of alignment, "alignment" names scorer and threshold."""
         ...
 
     @property
@@ -135,7 +137,11 @@ def prepare_asset(
             captions, category, provenance = _given_captions(opened, config)
         else:
             pictures = caption_views(mesh, captioner.view_size, config.supersample)
-            captions, category, provenance = _model_captions(opened, captioner, pictures, caption_deadline)
+            captions, category, provenance, scores = _asked_captions(
+                opened, config, captioner, pictures, caption_deadline
+            )
+            if scores:
+                qa["alignment"] = (captioner.identity.get("alignment") or {}) | {"scores": scores}
     attributes |= provenance
     attributes["labels"] = labeler.method
     attributes["scale"] = transform.scale
@@ -272,33 +278,44 @@ def caption_views(mesh: trimesh.Trimesh, size: int, supersample: int) -> dict[st
     }
 
 
-def _model_captions(
-    opened: OpenedAsset, captioner: Captioner, pictures: Mapping[str, Image.Image], deadline: float
-) -> tuple[dict[str, list[str]], str, dict[str, Any]]:
-    """Captions, category, and attributes that say where they come from."""
+def _asked_captions(
+    opened: OpenedAsset,
+    config: PreparationConfig,
+    captioner: Captioner,
+    pictures: Mapping[str, Image.Image],
+    deadline: float,
+) -> tuple[dict[str, list[str]], str, dict[str, Any], dict[str, list[float]]]:
+    """Captions, category, attributes that say where they come from, and scores of alignment (level to one a caption)."""
     from omni123_hf.data.captioning.backends import BackendError
     from omni123_hf.data.captioning.conversation import CaptionRequest
     from omni123_hf.data.captioning.deadline import answers_until
+    from omni123_hf.data.captioning.given import GivenCaptioner
 
+    given = {level: list(texts) for level, texts in opened.captions.items()}
+    category, source = "", dict[str, Any]()
+    writes = not isinstance(captioner, GivenCaptioner)
+    if not writes:
+        given, category, source = _given_captions(opened, config)
     is_late = time.monotonic() >= deadline
     try:
         with answers_until(deadline):
-            result = captioner.caption(CaptionRequest(opened.id, pictures, _metadata(opened)))
+            result = captioner.caption(CaptionRequest(opened.id, pictures, _metadata(opened), given))
     except BackendError as error:
         if is_late:
             # No endpoint could have answered: stopping the run would stop it here every time.
             detail = "preparing it left no time for captions; simplify this asset or raise seconds_per_asset"
             raise RejectedError("timeout", detail) from error
         raise
-    given = {level: list(texts) for level, texts in opened.captions.items()}
-    provenance = result.to_dict()["provenance"] | {"given": given}
-    return result.captions, result.category, {"caption_source": "model", "captioning": provenance}
+    if writes:
+        category = result.category
+        source = {"caption_source": "model", "captioning": result.to_dict()["provenance"] | {"given": given}}
+    return result.captions, category, source, result.alignment
 
 
 def _given_captions(
     opened: OpenedAsset, config: PreparationConfig
 ) -> tuple[dict[str, list[str]], str, dict[str, Any]]:
-    """As `_model_captions`, from the asset's own words and from templates."""
+    """Captions, category and attributes of the asset's own words and of templates."""
     given = {level: list(texts) for level, texts in opened.captions.items()}
     if config.captions == "template" and not all(given[level] for level in CAPTION_LEVELS):
         from omni123_hf.data.captioning.template import describe_metadata
