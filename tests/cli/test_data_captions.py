@@ -140,7 +140,7 @@ def test_an_endpoint_writes_and_judges(found, tmp_path):
         ({"alignment": "judge", "alignment_threshold": 0.5}, "needs a model that judges"),
         (
             {"alignment": "judge", "alignment_threshold": 0.5, "transformers": "t", "alignment_model": "m"},
-            "name at the endpoint",
+            "both --caption-endpoint",
         ),
     ],
 )

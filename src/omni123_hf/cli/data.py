@@ -23,6 +23,7 @@ from omni123_hf.cli.data_captions import (
     CaptionTransformers,
 )
 from omni123_hf.cli.data_pairs import register as register_pair_commands
+from omni123_hf.cli.data_synthesis import register as register_synthesis_command
 from omni123_hf.cli.data_tokens import register as register_token_commands
 from omni123_hf.cli.data_tokens import token_stats
 from omni123_hf.errors import Omni123Error
@@ -33,6 +34,7 @@ data_app = typer.Typer(
 )
 register_token_commands(data_app)
 register_pair_commands(data_app)
+register_synthesis_command(data_app)
 
 SOURCE_HELP = (
     "parametric, sweethome3d, ldraw; a folder of meshes; a table (.csv, .parquet, .jsonl); a datasets folder; a data set "

@@ -97,14 +97,9 @@ class CaptionOptions:
         judged = self.alignment == "judge"
         if self.transformers and self.model:
             raise Omni123Error("--caption-transformers and --caption-model name two models; give one of them")
-        if self.model and not self.endpoint or self.endpoint and not (self.model or judged and self.alignment_model):
-            raise Omni123Error("captions by an endpoint need both --caption-endpoint and --caption-model")
-        if self.response_format not in get_args(ResponseFormat):
-            raise Omni123Error(
-                f"--caption-response-format must be {', '.join(get_args(ResponseFormat))}, got {self.response_format!r}"
-            )
-        if not self.endpoint and self.response_format != "json_schema":
-            raise Omni123Error("--caption-response-format is of an endpoint; give --caption-endpoint with it")
+        check_endpoint(
+            "caption", self.endpoint, self.model or (self.alignment_model if judged else None), self.response_format
+        )
         if self.prompts is not None and not (self.writes or judged):
             raise Omni123Error(
                 "--caption-prompts are asked of a model; give --caption-model or --caption-transformers"
@@ -130,17 +125,17 @@ class CaptionOptions:
             )
         if self.alignment == "clip" and not self.alignment_model:
             raise Omni123Error("--alignment clip needs --alignment-model, the folder or Hub id of a CLIP model")
-        if self.alignment == "judge":
-            if not self.endpoint and not self.transformers:
-                raise Omni123Error(
-                    "--alignment judge needs a model that judges: --caption-endpoint with --caption-model or "
-                    "--alignment-model, or --caption-transformers"
-                )
-            if self.alignment_model and not self.endpoint:
-                raise Omni123Error("--alignment-model of a judge is a name at the endpoint; give --caption-endpoint")
+        if self.alignment == "judge" and not self.endpoint and not self.transformers:
+            raise Omni123Error(
+                "--alignment judge needs a model that judges: --caption-endpoint with --caption-model or "
+                "--alignment-model, or --caption-transformers"
+            )
 
-    def captioner(self) -> CachedCaptioner | GivenCaptioner | None:
-        """What writes captions, or only judges those that are there; None when the options name neither."""
+    def captioner(self, device: str | None = None) -> CachedCaptioner | GivenCaptioner | None:
+        """What writes captions, or only judges those that are there; None when the options name neither.
+
+        device: of models of this machine, where the options name none.
+        """
         if not self.writes and not self.alignment:
             return None
         from omni123_hf.data.captioning.cache import JsonCache
@@ -155,8 +150,8 @@ class CaptionOptions:
         # Workers may stand in another folder.
         cache = JsonCache(self.cache.absolute())
         prompts = self.prompt_set()
-        writer = self._writer()
-        alignment = self._alignment_filter(writer, prompts)
+        writer = self._writer(device)
+        alignment = self._alignment_filter(writer, prompts, device)
         if writer is None:
             assert alignment is not None
             return GivenCaptioner(alignment, cache)
@@ -168,18 +163,20 @@ class CaptionOptions:
 
         return None if self.prompts is None else PromptSet.load(self.prompts)
 
-    def _writer(self) -> ChatBackend | None:
+    def _writer(self, device: str | None) -> ChatBackend | None:
         if self.transformers:
             from omni123_hf.data.captioning.local_models import LocalBackend, usable_device
 
-            return LocalBackend.open(self.transformers, usable_device(self.device))
+            return LocalBackend.open(self.transformers, usable_device(self.device or device))
         return self._at_endpoint(self.model) if self.model else None
 
     def _at_endpoint(self, model: str) -> ChatBackend:
         assert self.endpoint is not None
         return endpoint_backend(self.endpoint, model, self.response_format)
 
-    def _alignment_filter(self, writer: ChatBackend | None, prompts: PromptSet | None) -> AlignmentFilter | None:
+    def _alignment_filter(
+        self, writer: ChatBackend | None, prompts: PromptSet | None, device: str | None
+    ) -> AlignmentFilter | None:
         if self.alignment is None:
             return None
         from omni123_hf.data.captioning.alignment import AlignmentFilter, AlignmentScorer, JudgeScorer
@@ -190,12 +187,23 @@ class CaptionOptions:
         scorer: AlignmentScorer
         if self.alignment == "clip":
             assert self.alignment_model is not None
-            scorer = LocalClip.open(self.alignment_model, usable_device(self.device))
+            scorer = LocalClip.open(self.alignment_model, usable_device(self.device or device))
         else:
             judge = self._at_endpoint(self.alignment_model) if self.alignment_model else writer
             assert judge is not None
             scorer = JudgeScorer(Judge(judge, prompts))
         return AlignmentFilter(scorer, self.alignment_threshold)
+
+
+def check_endpoint(kind: str, endpoint: str | None, model: str | None, response_format: str) -> None:
+    """Raise `Omni123Error` unless the options `--KIND-endpoint`, `-model` and `-response-format` name a model or nothing."""
+    if bool(endpoint) != bool(model):
+        raise Omni123Error(f"a model at an endpoint needs both --{kind}-endpoint and --{kind}-model")
+    known = get_args(ResponseFormat)
+    if response_format not in known:
+        raise Omni123Error(f"--{kind}-response-format must be {', '.join(known)}, got {response_format!r}")
+    if not endpoint and response_format != "json_schema":
+        raise Omni123Error(f"--{kind}-response-format is of an endpoint; give --{kind}-endpoint with it")
 
 
 def endpoint_backend(endpoint: str, model: str, response_format: str) -> Any:

@@ -14,7 +14,6 @@ What an asset becomes depends only on the asset and the configuration, not on it
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -22,7 +21,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +49,7 @@ from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired,
 from omni123_hf.data.prepare_shard import read_lines, shard_file
 from omni123_hf.data.prepared_views import render_views
 from omni123_hf.data.records import AssetRecord
+from omni123_hf.data.run_lock import LOCK, only_run
 from omni123_hf.data.store import AssetStore, StoreWriter, write_json, write_text
 from omni123_hf.errors import Omni123Error, RejectedError
 
@@ -76,7 +75,6 @@ _PROTOCOL_FIELDS = {"id", "source", "category", "captions", "licence", "attribut
 _PLACE_FIELDS = {"path", "root"}
 # Of rejections, in the message of a run that keeps nothing.
 SHOWN_REASONS = 5
-LOCK = ".lock"
 
 
 def prepare_dataset(
@@ -112,7 +110,7 @@ def prepare_dataset(
         # Labelling a closed mesh would fail, asset by asset, and leave a data set of the open ones only.
         raise Omni123Error("preparing data needs libigl; install it with: pip install 'omni123-hf[data]'")
     out.mkdir(parents=True, exist_ok=True)
-    with _only_run(out):
+    with only_run(out):
         # Another run may have begun or ended since.
         if _is_finished(out, plan):
             return AssetStore.open(out)
@@ -156,17 +154,6 @@ def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
     if out.is_dir() and any(not entry.name.startswith((LOCK, ".plan.json.")) for entry in out.iterdir()):
         raise Omni123Error(f"{out} is not empty and holds no run of this command; choose another folder")
     return False
-
-
-@contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Keeps other runs out of `out`; the lock ends with the process, however that ends."""
-    with open(out / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Omni123Error(f"another run is preparing {out}; wait for it, or choose another folder") from error
-        yield
 
 
 def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetStore:
