@@ -138,9 +138,6 @@ def synthesize(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Make new objects from prompts: text to image, cut-out, image to 3D, quality, captions; a folder for `data prepare`."""
-    from omni123_hf.data.captioning.local_models import usable_device
-
-    where = usable_device(device)
     # `check` refuses a device that no caption model would use; here the checkpoint does.
     captions = CaptionOptions(
         caption_endpoint, caption_model, caption_transformers, None, caption_response_format, caption_prompts,
@@ -163,6 +160,9 @@ def synthesize(
         option = next(iter(stated)).replace("_", "-")
         raise Omni123Error(f"--{option} is of measured quality, but the judge decides quality; leave one of them out")
 
+    from omni123_hf.data.captioning.local_models import usable_device
+
+    where = usable_device(device)
     remover, remover_id = background_remover(background, background_model, background_kind)
     found = read(prompts, parametric, categories, prompt_licence, seed)
     check_folder(out)
@@ -192,7 +192,9 @@ def synthesize(
     with only_run(out):
         with progress_bar("curating prompts", quiet) as bar:
             kept, refused = curate(bar.track(found), judge if judgement.decides("prompts") else None, captions.cache)
-        typer.echo(f"{len(found)} prompts, {len(kept)} of them usable" + (f", {limit} taken" if limit else ""))
+        typer.echo(
+            f"{len(found)} prompts, {len(kept)} of them usable" + (f", {min(limit, len(kept))} taken" if limit else "")
+        )
         kept = kept[:limit]
         pipeline = SynthesisPipeline(out / WORK, steps, seed)
         with progress_bar("making objects", quiet) as bar:
@@ -345,7 +347,7 @@ def write_summary(out: Path, report: SynthesisReport, checkpoint: str, steps: Se
     write_json(
         out / "synthesis.json",
         {
-            "checkpoint": checkpoint,
+            "checkpoint": Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint,
             "seed": seed,
             "objects": report.finished,
             "steps": identities,
