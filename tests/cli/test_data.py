@@ -112,7 +112,7 @@ def test_view_draws_stored_views_and_samples(prepared, tmp_path, capsys):
         (["{found}", "--up", "x"], "must be y or z"),
         (["{found}", "--captions", "poems"], "given or template"),
         (["{found}", "--config", "{found}/none.yaml"], "not a readable YAML"),
-        (["{found}", "--caption-model", "m"], "need both"),
+        (["{found}", "--caption-model", "m"], "both --caption-endpoint and --caption-model"),
         (["{found}", "--caption-model", "m", "--caption-endpoint", "ftp://x"], "http or https"),
         (["{found}/broken.glb"], "every asset was rejected"),
     ],
