@@ -21,6 +21,7 @@ sharp_points: 64
 queries: 512
 view_size: 32
 random_views: 1
+view_geometry: true
 resolution: 64
 round_trip_resolution: 64
 """
@@ -92,7 +93,7 @@ def test_view_draws_stored_views_and_samples(prepared, tmp_path, capsys):
     asset = AssetStore.open(prepared).records[0].id
     assert call("view", prepared, "--id", asset, "--out", tmp_path / "new" / "sheet.png") == 0
     with Image.open(tmp_path / "new" / "sheet.png") as sheet:
-        assert sheet.width > 700 and sheet.height > 700
+        assert sheet.width > 700 and sheet.height > 1000
         assert len(set(sheet.convert("RGB").resize((64, 64)).getdata())) > 50
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]
     assert call("view", prepared, "--id", "nobody", "--out", tmp_path / "x.png") == 2
@@ -111,7 +112,7 @@ def test_view_draws_stored_views_and_samples(prepared, tmp_path, capsys):
         (["{found}", "--up", "x"], "must be y or z"),
         (["{found}", "--captions", "poems"], "given or template"),
         (["{found}", "--config", "{found}/none.yaml"], "not a readable YAML"),
-        (["{found}", "--caption-model", "m"], "need both"),
+        (["{found}", "--caption-model", "m"], "both --caption-endpoint and --caption-model"),
         (["{found}", "--caption-model", "m", "--caption-endpoint", "ftp://x"], "http or https"),
         (["{found}/broken.glb"], "every asset was rejected"),
     ],

@@ -9,12 +9,14 @@ from preparation_assets import CAPTIONS, SMALL, WHOLE, FakeAsset
 
 from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
 from omni123_hf.data.captioning.result import CaptionResult, Provenance
-from omni123_hf.data.preparation_config import MINI, PreparationConfig, load_config
+from omni123_hf.data.preparation_config import MINI, PRESETS, PreparationConfig, load_config
 from omni123_hf.data.prepare import ParametricSpec, parametric_assets, prepare_asset, prepare_dataset
 from omni123_hf.data.statistics import store_statistics
 from omni123_hf.data.store import AssetStore
 from omni123_hf.errors import Omni123Error, RejectedError
+from omni123_hf.geometry.cameras import ALL_VIEWS, Camera, get_camera
 from omni123_hf.geometry.filters import FilterConfig
+from omni123_hf.geometry.rendered_view import decode_normals
 
 
 def test_prepare_asset_labels_a_sphere_at_the_stored_points():
@@ -54,6 +56,46 @@ def test_everything_that_the_default_adds():
     assert qa["solid"]["method"] == "closed" and abs(qa["solid"]["volume"] - 0.96 * 1.92 * 0.96) < 1e-6
     assert qa["round_trip"]["volume_iou"] > 0.97 and all(finding["passed"] for finding in qa["filters"])
     assert {"load", "filters", "solid", "samples", "round_trip", "views"} <= set(prepared.seconds)
+
+
+def test_depth_and_normals_lie_on_the_object_in_every_view():
+    config = replace(SMALL, view_geometry=True, random_views=2, view_size=32)
+    prepared = prepare_asset(FakeAsset("fake/box", "box"), config)
+    arrays = prepared.arrays
+    cameras = [get_camera(name) for name in ALL_VIEWS]
+    cameras += [Camera.from_dict(view["camera"]) for view in prepared.record.attributes["random_views"]]
+    depth = np.concatenate([arrays["view_depth"], arrays["random_view_depth"]])
+    normals = np.concatenate([arrays["view_normals"], arrays["random_view_normals"]])
+    silhouette = np.concatenate([arrays["views"], arrays["random_views"]])[..., 3]
+    assert depth.dtype == np.float16 and normals.dtype == np.uint8 and len(cameras) == len(depth) == 9
+    for camera, each, normal, coverage in zip(cameras, depth, decode_normals(normals), silhouette, strict=True):
+        assert ((coverage > 0) == np.isfinite(each)).all() and (np.isfinite(each) == normal.any(axis=-1)).all()
+        row, column = np.nonzero(coverage == 255)
+        xy = np.stack([(column + 0.5) / 16 - 1, 1 - (row + 0.5) / 16], axis=1)
+        points = camera.unproject(xy, each[row, column].astype(float))
+        # On the surface of the box, whose sides look along the axes, and towards the camera.
+        to_side = np.abs(np.abs(points) - [0.48, 0.96, 0.48])
+        side = np.abs(normal[row, column]).argmax(axis=1)
+        assert len(row) > 50 and (to_side[np.arange(len(row)), side] < 2e-3).all()
+        assert (np.abs(normal[row, column]).max(axis=1) > 0.99).all()
+        assert (normal[row, column] @ np.asarray(camera.direction) > 0).all()
+        assert (np.sign(points) * normal[row, column] > -0.01).all()
+    plain = prepare_asset(FakeAsset("fake/box", "box"), replace(config, view_geometry=False)).arrays
+    assert set(arrays) - set(plain) == {"view_depth", "view_normals", "random_view_depth", "random_view_normals"}
+    assert all((plain[name] == arrays[name]).all() for name in plain)
+
+
+def test_what_an_asset_takes_by_preset():
+    sizes = {name: config.sizes for name, config in PRESETS.items()}
+    kilobytes = {name: round(each.bytes_per_asset / 1000) for name, each in sizes.items()}
+    assert kilobytes == {"default": 284, "mini": 189, "full": 14112}, kilobytes
+    assert [each.view_geometry for each in sizes.values()] == [False, False, True]
+    assert replace(PRESETS["default"], view_geometry=True).sizes.bytes_per_asset - sizes[
+        "default"
+    ].bytes_per_asset == (11 * 64 * 64 * 5)
+    # A run begun before the setting was there goes on: off, it is no part of the plan.
+    assert "view_geometry" not in MINI.to_dict() and PRESETS["full"].to_dict()["view_geometry"]
+    assert all(PreparationConfig.from_dict(config.to_dict()) == config for config in PRESETS.values())
 
 
 def test_an_open_mesh_is_repaired_and_said_to_be():

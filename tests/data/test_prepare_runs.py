@@ -13,7 +13,7 @@ import pytest
 import trimesh
 from preparation_assets import CAPTIONS, SMALL, FakeAsset
 
-from omni123_hf.data.asset_picture import ROW_NAMES, _draw_points
+from omni123_hf.data.asset_picture import SAMPLED, _draw_points
 from omni123_hf.data.inputs import InputOptions, read_source
 from omni123_hf.data.inputs.repository import LocalRepository, RepositoryAsset
 from omni123_hf.data.prepare import _plan, prepare_dataset
@@ -163,4 +163,4 @@ def test_a_closed_sphere_is_drawn_without_holes(points, size):
     for name in ALL_VIEWS:
         seen = np.isfinite(_draw_points(surface, get_camera(name), size)[0])
         assert not (binary_fill_holes(seen) & ~seen).any() and seen.mean() > 0.3
-    assert "sampled\nnormals" in ROW_NAMES
+    assert "sampled\nnormals" in SAMPLED

@@ -128,7 +128,7 @@ def test_merging_never_overwrites_what_it_reads(tmp_path):
     assert len(merge_stores([tmp_path / "a"], tmp_path / "b")) == len(AssetStore.open(tmp_path / "a"))
 
 
-WITH_ALL = StoreSizes(8, 16, 4, sharp_points=8, signed_distance=True, random_views=2)
+WITH_ALL = StoreSizes(8, 16, 4, sharp_points=8, signed_distance=True, random_views=2, view_geometry=True)
 
 
 def write_with_all(folder, prefix: str = "a") -> AssetStore:
@@ -140,6 +140,10 @@ def write_with_all(folder, prefix: str = "a") -> AssetStore:
             "sharp_flags": np.packbits(np.arange(8) < 4 * i),
             "signed_distance": rng.standard_normal(16).astype(np.float16),
             "random_views": rng.integers(0, 256, (2, 4, 4, 4), dtype=np.uint8),
+            "view_depth": np.where(rng.random((7, 4, 4)) < 0.5, np.inf, 2.0).astype(np.float16),
+            "view_normals": np.tile(np.array([255, 128, 128], dtype=np.uint8), (7, 4, 4, 1)),
+            "random_view_depth": np.full((2, 4, 4), 1.5, dtype=np.float16),
+            "random_view_normals": np.zeros((2, 4, 4, 3), dtype=np.uint8),
         }
         writer.append(record(f"{prefix}{i}"), arrays(i) | more)
     return writer.close()
@@ -159,6 +163,11 @@ def test_optional_arrays_are_written_read_and_merged(tmp_path):
             4,
             4,
         )
+        depth, normals = each.view_geometry(row)
+        assert depth.dtype == normals.dtype == np.float32 and set(np.unique(depth)) == {2.0, np.inf}
+        np.testing.assert_allclose(normals, np.broadcast_to([1.0, 0.0, 0.0], (7, 4, 4, 3)), atol=0.005)
+        depth, normals = each.random_view_geometry(np.array([0, row]))
+        assert depth.shape == (2, 2, 4, 4) and (depth == 1.5).all() and not normals.any()
     np.testing.assert_array_equal(merged.raw("signed_distance")[2], store.raw("signed_distance")[0])
 
 
@@ -167,6 +176,8 @@ def test_a_store_without_optional_arrays_stays_as_it_was(tmp_path):
     assert "optional" not in store.summary and len(list((tmp_path / "plain").glob("*.npy"))) == 4
     with pytest.raises(Omni123Error, match="prepared without signed_distance"):
         store.signed_distance(0)
+    with pytest.raises(Omni123Error, match="prepared without view_depth"):
+        store.view_geometry(0)
     write_with_all(tmp_path / "all")
     with pytest.raises(Omni123Error, match="different sizes or optional arrays"):
         merge_stores([tmp_path / "plain", tmp_path / "all"], tmp_path / "both")

@@ -27,6 +27,21 @@ def test_every_view_stands_in_three_rows():
         assert np.ptp(colour) == 0 and np.ptp(depth) == 0 and np.ptp(normal) > 50 and max(depth) < 255 > max(colour)
 
 
+def test_views_of_another_origin_stand_below():
+    box = views(3)
+    ball = SoftwareRenderer(supersample=1).render_views(
+        trimesh.creation.icosphere(2), [view.camera for view in box], 24
+    )
+    sheet = np.asarray(asset_sheet(box, {}, {}, size=48, row_names="abcde", compared=ball))
+    plain = np.asarray(asset_sheet(box, {}, {}, size=48))
+    assert len(sheet) == len(plain) + 2 * 52
+    rows = [sheet[16 + LINE + row * 52 : 16 + LINE + row * 52 + 48, 80:128] for row in range(5)]
+    assert all(
+        (rows[row] == plain[16 + LINE + row * 52 : 16 + LINE + row * 52 + 48, 80:128]).all() for row in range(3)
+    )
+    assert (rows[3] != rows[1]).any() and (rows[4] != rows[2]).any()
+
+
 def test_many_views_and_long_captions_make_the_sheet_taller_and_nothing_is_cut():
     one = asset_sheet(views(8), {"long": ["short"]}, {})
     two = asset_sheet(views(9), {"long": ["short"]}, {})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omni123_hf.errors import Omni123Error
+from omni123_hf.errors import RejectedError
 from omni123_hf.pipelines.synthesis_adapters import Omni123ImageTo3D, Omni123TextToImage
 
 
@@ -19,8 +19,9 @@ def test_images_depend_on_the_seed_and_fit_the_checkpoint(tiny_pipeline):
     assert (first == again).all() and (first != other).any()
     assert len(generator([PROMPT, "a tall red vase"], 1)) == 2
     assert str(tiny_pipeline.revision) in generator.generator_id
-    with pytest.raises(Omni123Error, match="empty"):
+    with pytest.raises(RejectedError, match="empty") as caught:
         generator([" "], 1)
+    assert caught.value.reason == "prompt_unusable"
 
 
 def test_the_shape_depends_on_the_image(tiny_pipeline, monkeypatch):

@@ -10,9 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from omni123_hf.cli.data_captions import (
+    Alignment,
+    AlignmentModel,
+    AlignmentThreshold,
+    CaptionCache,
+    CaptionDevice,
+    CaptionEndpoint,
+    CaptionModel,
+    CaptionOptions,
+    CaptionPrompts,
+    CaptionResponseFormat,
+    CaptionTransformers,
+)
 from omni123_hf.cli.data_images import DEFAULT_SIZE, prepare_pictures
 from omni123_hf.cli.data_images import register as register_image_commands
 from omni123_hf.cli.data_pairs import register as register_pair_commands
+from omni123_hf.cli.data_synthesis import register as register_synthesis_command
 from omni123_hf.cli.data_tokens import register as register_token_commands
 from omni123_hf.cli.data_tokens import token_stats
 from omni123_hf.errors import Omni123Error
@@ -20,7 +34,6 @@ from omni123_hf.errors import Omni123Error
 
 if TYPE_CHECKING:
     from omni123_hf.data.inputs.kinds import Kind
-    from omni123_hf.data.prepare_asset import Captioner
 
 data_app = typer.Typer(
     help="Fetch sources, prepare data sets and look at them.", no_args_is_help=True, rich_markup_mode=None
@@ -28,13 +41,17 @@ data_app = typer.Typer(
 register_token_commands(data_app)
 register_image_commands(data_app)
 register_pair_commands(data_app)
+register_synthesis_command(data_app)
 
 SOURCE_HELP = (
     "parametric, sweethome3d, ldraw; a folder of meshes; a table (.csv, .parquet, .jsonl); a datasets folder; a data set "
     "on the Hub (OWNER/NAME). Or pictures: fluent-emoji, a folder or a table of them. LABEL=PATH names a source."
 )
 # Parameters of `prepare` that say nothing about pictures, and those that say nothing about meshes.
-MESH_OPTIONS = ("engine", "preset", "config", "up", "captions", "caption_endpoint", "caption_model", "caption_cache")
+MESH_OPTIONS = (
+    "engine", "preset", "config", "up", "captions", "caption_endpoint", "caption_model", "caption_transformers", "caption_device",
+    "caption_response_format", "caption_prompts", "caption_cache", "alignment", "alignment_model", "alignment_threshold",
+)  # fmt: skip
 PICTURE_OPTIONS = ("size",)
 
 
@@ -80,16 +97,16 @@ def prepare(
     captions: Annotated[
         str | None, typer.Option("--captions", help="given, or template to fill the lengths that are missing.")
     ] = None,
-    caption_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--caption-endpoint", help="OpenAI-compatible address of a vision-language model, ending in /v1."
-        ),
-    ] = None,
-    caption_model: Annotated[str | None, typer.Option("--caption-model", help="Name of the model there.")] = None,
-    caption_cache: Annotated[
-        Path, typer.Option("--caption-cache", help="Folder of answers, kept between runs.")
-    ] = Path("data/captions"),
+    caption_endpoint: CaptionEndpoint = None,
+    caption_model: CaptionModel = None,
+    caption_transformers: CaptionTransformers = None,
+    caption_device: CaptionDevice = None,
+    caption_response_format: CaptionResponseFormat = "json_schema",
+    caption_prompts: CaptionPrompts = None,
+    caption_cache: CaptionCache = Path("data/captions"),
+    alignment: Alignment = None,
+    alignment_model: AlignmentModel = None,
+    alignment_threshold: AlignmentThreshold = None,
 ) -> None:
     """Make solid, filter, sample, label and render the meshes of one or more sources into one data set; or check and
     square their pictures into one image store."""
@@ -114,7 +131,16 @@ def prepare(
     changes: dict[str, Any] = {"seed": seed, "captions": captions}
     changes["allow_unknown_licence"] = allow_unknown_licence or None
     settings = load_config(preset, config, **{name: value for name, value in changes.items() if value is not None})
-    captioner = endpoint_captioner(caption_endpoint, caption_model, caption_cache)
+    words = CaptionOptions(
+        caption_endpoint, caption_model, caption_transformers, caption_device, caption_response_format, caption_prompts,
+        caption_cache, alignment, alignment_model, alignment_threshold,
+    )  # fmt: skip
+    words.check()
+    check_engine(words, engine, workers)
+    if words.writes and settings.captions == "template":
+        raise Omni123Error(
+            "a caption model writes all captions and leaves none for --captions template; give one of them"
+        )
     options = InputOptions(raw, per_category, limit, settings.seed, licence, attribution, "z" if up == "z" else "y")
     assets: list[Any] = []
     for name in sources:
@@ -129,7 +155,7 @@ def prepare(
         workers=workers,
         config=settings,
         engine="ray" if engine == "ray" else "local",
-        captioner=captioner,
+        captioner=words.captioner(),
     )
     outcome = store.summary["settings"].get("outcome", {})
     typer.echo(f"{out}: {len(store)} prepared, {len(assets) - len(store)} rejected")
@@ -224,15 +250,15 @@ def view(
     typer.echo(out)
 
 
-def endpoint_captioner(endpoint: str | None, model: str | None, cache: Path) -> Captioner | None:
-    """The captioner that the options name; None when they name none."""
-    if not endpoint and not model:
-        return None
-    if not endpoint or not model:
-        raise Omni123Error("captions by a model need both --caption-endpoint and --caption-model")
-    from omni123_hf.data.captioning.cache import JsonCache
-    from omni123_hf.data.captioning.conversation import ConversationCaptioner
-    from omni123_hf.data.captioning.openai_backend import OpenAIBackend
-    from omni123_hf.data.captioning.runner import CachedCaptioner
-
-    return CachedCaptioner(ConversationCaptioner(OpenAIBackend(endpoint, model)), JsonCache(cache.absolute()))
+def check_engine(words: CaptionOptions, engine: str, workers: int) -> None:
+    """Raise `Omni123Error` where processes would each load a model that is meant to be there once."""
+    if words.transformers and workers > 1:
+        raise Omni123Error(
+            f"each of {workers} workers would hold the model of --caption-transformers; use --workers 1, or serve the model "
+            "and give --caption-endpoint"
+        )
+    if words.is_local and engine == "ray":
+        raise Omni123Error(
+            "--caption-transformers and --alignment clip hold a model in each process and are not for --engine ray; "
+            "serve the model and use --caption-endpoint and --alignment judge"
+        )

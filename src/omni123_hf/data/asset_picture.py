@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,13 @@ from omni123_hf.geometry.rendered_view import RenderedView
 # square must hold a dozen of them on average for no pixel of a closed surface to stay empty.
 POINT_SIZE = 4.0
 # The stored views are pictures of the surface; what stands below them is drawn from samples and as coarse as they are.
-ROW_NAMES = ("colour", "sampled\nnormals", "sampled\ndepth")
+COLOUR, STORED, SAMPLED = ("colour",), ("normals", "depth"), ("sampled\nnormals", "sampled\ndepth")
 
 
 def picture_of(store: AssetStore, asset_id: str) -> Image.Image:
     """Stored views above the stored surface points in the same cameras (normals and depth), facts and captions.
 
-    Views and points come from different steps of preparation: a picture in which they disagree shows a fault. An id
+    Where the views have depth and normals of their own, these stand between. Views and points come from different steps of preparation: a picture in which they disagree shows a fault. An id
     that is not in the store raises `Omni123Error`.
     """
     record = next((record for record in store.records if record.id == asset_id), None)
@@ -40,12 +41,23 @@ def picture_of(store: AssetStore, asset_id: str) -> Image.Image:
     if store.sizes.random_views:
         pictures += list(store.random_views(index))
         cameras += [Camera.from_dict(view["camera"]) for view in record.attributes["random_views"]]
-    views = [_view(picture, camera, surface) for picture, camera in zip(pictures, cameras, strict=True)]
-    return asset_sheet(views, record.captions, _facts(store, record), row_names=ROW_NAMES)
+    shown = list(zip(pictures, cameras, strict=True))
+    sampled = [_view(*view, *_draw_points(surface, view[1], len(view[0]))) for view in shown]
+    if not store.sizes.view_geometry:
+        return asset_sheet(sampled, record.captions, _facts(store, record), row_names=COLOUR + SAMPLED)
+    stored = [_view(*view, *each) for view, each in zip(shown, _stored_geometry(store, index), strict=True)]
+    names = COLOUR + STORED + SAMPLED
+    return asset_sheet(stored, record.captions, _facts(store, record), row_names=names, compared=sampled)
 
 
-def _view(picture: np.ndarray, camera: Camera, surface: np.ndarray) -> RenderedView:
-    depth, normal = _draw_points(surface, camera, len(picture))
+def _stored_geometry(store: AssetStore, index: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Depth and normals of each view, the random ones last."""
+    yield from zip(*store.view_geometry(index), strict=True)
+    if store.sizes.random_views:
+        yield from zip(*store.random_view_geometry(index), strict=True)
+
+
+def _view(picture: np.ndarray, camera: Camera, depth: np.ndarray, normal: np.ndarray) -> RenderedView:
     # Stored colours are on white already: opaque, so that they are not blended with it twice.
     rgba = np.concatenate([picture[..., :3], np.full_like(picture[..., 3:], 255)], axis=-1)
     return RenderedView(rgba, depth, normal, np.where(picture[..., 3] >= 128, 255, 0).astype(np.uint8), camera)

@@ -49,8 +49,8 @@ class PreparationConfig:
 
     Sizes: surface_points, queries and view_size are those of the store; sharp_points are further surface samples with a
     preference for sharp edges, random_views further views with sampled cameras and lights (0: none of them).
-    truncation: signed distances of the queries up to this length, 0 for occupancy alone. supersample: samples along a
-    pixel's side. seed: of all sampling and of the splits.
+    view_geometry: depth and normals of every view. truncation: signed distances of the queries up to this length, 0 for
+    occupancy alone. supersample: samples along a pixel's side. seed: of all sampling and of the splits.
 
     solid: "watertight" makes a closed mesh first and samples that; "flood" samples the mesh as it is and labels open
     ones by a voxel flood. resolution, flood_resolution: voxels a side for the two. max_sheet_share: of the surface that
@@ -71,6 +71,7 @@ class PreparationConfig:
     truncation: float = 0.1
     view_size: int = 64
     random_views: int = 4
+    view_geometry: bool = False
     supersample: int = 2
     seed: int = 0
     solid: Literal["watertight", "flood"] = "watertight"
@@ -109,11 +110,13 @@ class PreparationConfig:
             self.sharp_points,
             self.truncation > 0,
             self.random_views,
+            self.view_geometry,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them."""
-        return asdict(self)
+        # Left out where it is off: data sets from before it was there have the settings that they were begun with.
+        return {name: value for name, value in asdict(self).items() if name != "view_geometry" or value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], base: PreparationConfig | None = None) -> PreparationConfig:
@@ -171,10 +174,12 @@ MINI = PreparationConfig(
     filters=None, round_trip_resolution=0, seconds_per_asset=60.0,
 )  # fmt: skip
 
-# Samples as large tokenizers want them: 100,000 surface points and 500,000 labelled points an asset, views of 256².
+# Samples as large tokenizers want them: 100,000 surface points and 500,000 labelled points an asset, views of 256² with
+# depth and normals.
 FULL = PreparationConfig(
-    surface_points=80_000, sharp_points=20_000, queries=500_000, view_size=256, random_views=8, shard_size=20
-)
+    surface_points=80_000, sharp_points=20_000, queries=500_000, view_size=256, random_views=8, view_geometry=True,
+    shard_size=20,
+)  # fmt: skip
 
 PRESETS: dict[str, PreparationConfig] = {"default": PreparationConfig(), "mini": MINI, "full": FULL}
 

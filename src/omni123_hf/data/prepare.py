@@ -46,7 +46,8 @@ from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired,
 from omni123_hf.data.prepare_shard import read_lines, shard_file
 from omni123_hf.data.prepared_views import render_views
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.run_folder import PLAN, is_finished, only_run, plan_of, write_lines
+from omni123_hf.data.run_folder import PLAN, is_finished, plan_of, write_lines
+from omni123_hf.data.run_lock import only_run
 from omni123_hf.data.store import AssetStore, StoreWriter, write_json
 from omni123_hf.errors import Omni123Error, RejectedError
 

@@ -19,7 +19,7 @@ from PIL import Image
 from omni123_hf.data.assets import Asset, OpenedAsset, asset_rng, open_asset
 from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
 from omni123_hf.data.preparation_config import PreparationConfig
-from omni123_hf.data.prepared_views import render_random_views, render_views
+from omni123_hf.data.prepared_views import render_fixed_views, render_random_views, render_views
 from omni123_hf.data.records import CAPTION_LEVELS, AssetRecord
 from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import asset_hash
@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 
 
 class Captioner(Protocol):
-    """Words for pictures; `ConversationCaptioner` and `CachedCaptioner` of `data.captioning` are. It is sent to the workers."""
+    """Words for pictures; `ConversationCaptioner`, `CachedCaptioner` and `GivenCaptioner` of `data.captioning` are. It is
+    sent to the workers."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the captions besides the asset, as plain JSON: a run goes on only with the same."""
+        """What decides the captions besides the asset, as plain JSON: a run goes on only with the same. Where captions have
+        scores of alignment, "alignment" names scorer and threshold."""
         ...
 
     @property
@@ -126,18 +128,20 @@ def prepare_asset(
             qa["round_trip"] = _round_trip(solid, config)
     attributes = dict(opened.attributes)
     with clock.step("views"):
-        arrays["views"] = render_views(mesh, config.view_size, config.supersample)
-        if config.random_views:
-            view_rng = asset_rng("views", asset.id, config.seed)
-            arrays["random_views"], attributes["random_views"] = render_random_views(
-                mesh, config.random_views, config.view_size, config.supersample, view_rng
-            )
+        view_arrays, cameras = _views(mesh, config, asset_rng("views", asset.id, config.seed))
+        arrays |= view_arrays
+        if cameras:
+            attributes["random_views"] = cameras
     with clock.step("captions"):
         if captioner is None:
             captions, category, provenance = _given_captions(opened, config)
         else:
             pictures = caption_views(mesh, captioner.view_size, config.supersample)
-            captions, category, provenance = _model_captions(opened, captioner, pictures, caption_deadline)
+            captions, category, provenance, scores = _asked_captions(
+                opened, config, captioner, pictures, caption_deadline
+            )
+            if scores:
+                qa["alignment"] = (captioner.identity.get("alignment") or {}) | {"scores": scores}
     attributes |= provenance
     attributes["labels"] = labeler.method
     attributes["scale"] = transform.scale
@@ -249,6 +253,23 @@ def _round_trip(solid: trimesh.Trimesh, config: PreparationConfig) -> dict[str, 
     return result.to_dict()
 
 
+def _views(
+    mesh: trimesh.Trimesh, config: PreparationConfig, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """The arrays of all views, and cameras and lights of the random ones."""
+    fixed = render_fixed_views(mesh, config.view_size, config.supersample)
+    arrays = {"views": fixed.colors}
+    settings: list[dict[str, Any]] = []
+    if config.view_geometry:
+        arrays |= {"view_depth": fixed.depth, "view_normals": fixed.normals}
+    if config.random_views:
+        views, settings = render_random_views(mesh, config.random_views, config.view_size, config.supersample, rng)
+        arrays["random_views"] = views.colors
+        if config.view_geometry:
+            arrays |= {"random_view_depth": views.depth, "random_view_normals": views.normals}
+    return arrays, settings
+
+
 def caption_views(mesh: trimesh.Trimesh, size: int, supersample: int) -> dict[str, Image.Image]:
     """The seven fixed views of a normalised mesh as RGB pictures of `size` pixels a side, for a model to look at."""
     views = render_views(mesh, size, supersample)
@@ -257,33 +278,44 @@ def caption_views(mesh: trimesh.Trimesh, size: int, supersample: int) -> dict[st
     }
 
 
-def _model_captions(
-    opened: OpenedAsset, captioner: Captioner, pictures: Mapping[str, Image.Image], deadline: float
-) -> tuple[dict[str, list[str]], str, dict[str, Any]]:
-    """Captions, category, and attributes that say where they come from."""
+def _asked_captions(
+    opened: OpenedAsset,
+    config: PreparationConfig,
+    captioner: Captioner,
+    pictures: Mapping[str, Image.Image],
+    deadline: float,
+) -> tuple[dict[str, list[str]], str, dict[str, Any], dict[str, list[float]]]:
+    """Captions, category, attributes that say where they come from, and scores of alignment (level to one a caption)."""
     from omni123_hf.data.captioning.backends import BackendError
     from omni123_hf.data.captioning.conversation import CaptionRequest
     from omni123_hf.data.captioning.deadline import answers_until
+    from omni123_hf.data.captioning.given import GivenCaptioner
 
+    given = {level: list(texts) for level, texts in opened.captions.items()}
+    category, source = "", dict[str, Any]()
+    writes = not isinstance(captioner, GivenCaptioner)
+    if not writes:
+        given, category, source = _given_captions(opened, config)
     is_late = time.monotonic() >= deadline
     try:
         with answers_until(deadline):
-            result = captioner.caption(CaptionRequest(opened.id, pictures, _metadata(opened)))
+            result = captioner.caption(CaptionRequest(opened.id, pictures, _metadata(opened), given))
     except BackendError as error:
         if is_late:
             # No endpoint could have answered: stopping the run would stop it here every time.
             detail = "preparing it left no time for captions; simplify this asset or raise seconds_per_asset"
             raise RejectedError("timeout", detail) from error
         raise
-    given = {level: list(texts) for level, texts in opened.captions.items()}
-    provenance = result.to_dict()["provenance"] | {"given": given}
-    return result.captions, result.category, {"caption_source": "model", "captioning": provenance}
+    if writes:
+        category = result.category
+        source = {"caption_source": "model", "captioning": result.to_dict()["provenance"] | {"given": given}}
+    return result.captions, category, source, result.alignment
 
 
 def _given_captions(
     opened: OpenedAsset, config: PreparationConfig
 ) -> tuple[dict[str, list[str]], str, dict[str, Any]]:
-    """As `_model_captions`, from the asset's own words and from templates."""
+    """Captions, category and attributes of the asset's own words and of templates."""
     given = {level: list(texts) for level, texts in opened.captions.items()}
     if config.captions == "template" and not all(given[level] for level in CAPTION_LEVELS):
         from omni123_hf.data.captioning.template import describe_metadata

@@ -26,7 +26,8 @@ from omni123_hf.data.image_store import MAX_SIZE, SUMMARY, ImageStore, write_ima
 from omni123_hf.data.pictures import fit_square
 from omni123_hf.data.prepare_shard import lines_as_bytes, read_lines, shard_file
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.run_folder import PLAN, is_finished, only_run, plan_of, write_lines
+from omni123_hf.data.run_folder import PLAN, is_finished, plan_of, write_lines
+from omni123_hf.data.run_lock import only_run
 from omni123_hf.data.sandbox import Sandbox, SandboxLimits
 from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import write_json

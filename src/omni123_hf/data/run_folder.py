@@ -5,22 +5,20 @@ A plan is what was begun: the assets as they are stated, the files behind them b
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from omni123_hf.data.assets import Asset, DescribedAsset, asset_place
+from omni123_hf.data.run_lock import LOCK
 from omni123_hf.data.store import write_text
 from omni123_hf.errors import Omni123Error
 
 
-LOCK = ".lock"
 PLAN = "plan.json"
 
 _PROTOCOL_FIELDS = {"id", "source", "category", "captions", "licence", "attribution", "attributes"}
@@ -86,17 +84,6 @@ def is_finished(out: Path, plan: Mapping[str, Any], summary: str) -> bool:
     if out.is_dir() and any(not entry.name.startswith((LOCK, f".{PLAN}.")) for entry in out.iterdir()):
         raise Omni123Error(f"{out} is not empty and holds no run of this command; choose another folder")
     return False
-
-
-@contextmanager
-def only_run(out: Path) -> Iterator[None]:
-    """Keeps other runs out of `out`; the lock ends with the process, however that ends."""
-    with open(out / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Omni123Error(f"another run is preparing {out}; wait for it, or choose another folder") from error
-        yield
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -212,7 +212,9 @@ def _quality(records: Sequence[AssetRecord]) -> dict[str, Any]:
             for name in names:
                 if name in qa.get(group, {}):
                     values[name].append(qa[group][name])
-    found: dict[str, Any] = {name: quantiles(each) for name, each in values.items()}
+        for scores in qa.get("alignment", {}).get("scores", {}).values():
+            values["alignment"] += scores
+    found: dict[str, Any] = {name: quantiles(each) for name, each in values.items() if each}
     if values["volume_iou"]:
         share = float(np.mean(np.asarray(values["volume_iou"]) >= ROUND_TRIP_GOAL))
         found[f"volume_iou >= {ROUND_TRIP_GOAL}"] = share

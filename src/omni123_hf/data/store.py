@@ -17,12 +17,21 @@ Arrays that a store may have or not; `dataset.json` names their sizes under "opt
 | `sharp_flags.npy` | (N,E/8) uint8: one bit a point of `sharp.npy`, true on a sharp edge |
 | `signed_distance.npy` | (N,Q) float16: truncated distance of each query to the surface, positive inside |
 | `random_views.npy` | (N,K,S,S,4) uint8: as `views.npy`; cameras and lights are in the record's attributes |
+| `view_depth.npy` | (N,7,S,S) float16: depth of each pixel of `views.npy`; +inf is background |
+| `view_normals.npy` | (N,7,S,S,3) uint8: normal of each pixel of `views.npy`; 0, 0, 0 is background |
+| `random_view_depth.npy`, `random_view_normals.npy` | the same of `random_views.npy` |
+
+The silhouette of a view is its fourth channel, coverage from 0 to 255. Depth is that of `Camera.project` of the view's
+camera: the distance from the camera plane along the axis, in units of the normalised frame (longest side 1.92), 2 at the
+origin for the orthographic cameras; the nearest of a pixel's samples. Normals are unit vectors of the object's frame (y up,
++z to the front) turned to the viewer, kept as `rendered_view.encode_normals` does: `round((n + 1) * 127.5)`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,11 +46,12 @@ from omni123_hf.data.records import AssetRecord, read_records, write_records
 from omni123_hf.data.splits import SPLITS
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import ALL_VIEWS
+from omni123_hf.geometry.rendered_view import decode_normals
 
 
 STORE_FORMAT = 1
 ARRAYS = ("surface", "queries", "occupancy", "views")
-OPTIONAL_SIZES = ("sharp_points", "signed_distance", "random_views")
+OPTIONAL_SIZES = ("sharp_points", "signed_distance", "random_views", "view_geometry")
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class StoreSizes:
     """Array sizes of a store: surface points, queries (a multiple of 8) and pixels along a view's side.
 
     Optional arrays: sharp_points (a multiple of 8) and random_views are numbers an asset, signed_distance says whether
-    the queries have one.
+    the queries have one, view_geometry whether all views, also the random ones, have depth and normals.
     """
 
     surface_points: int = 2048
@@ -58,6 +68,7 @@ class StoreSizes:
     sharp_points: int = 0
     signed_distance: bool = False
     random_views: int = 0
+    view_geometry: bool = False
 
     def __post_init__(self) -> None:
         if min(self.surface_points, self.queries, self.view_size) < 1 or self.queries % 8:
@@ -70,19 +81,34 @@ class StoreSizes:
         """The arrays of this store: `ARRAYS` and the optional ones that it has."""
         sharp = ("sharp", "sharp_flags") if self.sharp_points else ()
         distance = ("signed_distance",) if self.signed_distance else ()
-        return ARRAYS + sharp + distance + (("random_views",) if self.random_views else ())
+        random = ("random_views",) if self.random_views else ()
+        geometry = ("view_depth", "view_normals") if self.view_geometry else ()
+        both = ("random_view_depth", "random_view_normals") if self.view_geometry and self.random_views else ()
+        return ARRAYS + sharp + distance + random + geometry + both
+
+    @property
+    def bytes_per_asset(self) -> int:
+        """Of all arrays together."""
+        rows = [self.array(name) for name in self.names]
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in rows)
 
     def array(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         """Shape of one row and dtype of the named array."""
+        posed = (len(ALL_VIEWS), self.view_size, self.view_size)
+        random = (self.random_views, self.view_size, self.view_size)
         rows: dict[str, tuple[tuple[int, ...], np.dtype]] = {
             "surface": ((self.surface_points, 6), np.dtype(np.float16)),
             "queries": ((self.queries, 3), np.dtype(np.float16)),
             "occupancy": ((self.queries // 8,), np.dtype(np.uint8)),
-            "views": ((len(ALL_VIEWS), self.view_size, self.view_size, 4), np.dtype(np.uint8)),
+            "views": ((*posed, 4), np.dtype(np.uint8)),
             "sharp": ((self.sharp_points, 6), np.dtype(np.float16)),
             "sharp_flags": ((self.sharp_points // 8,), np.dtype(np.uint8)),
             "signed_distance": ((self.queries,), np.dtype(np.float16)),
-            "random_views": ((self.random_views, self.view_size, self.view_size, 4), np.dtype(np.uint8)),
+            "random_views": ((*random, 4), np.dtype(np.uint8)),
+            "view_depth": (posed, np.dtype(np.float16)),
+            "view_normals": ((*posed, 3), np.dtype(np.uint8)),
+            "random_view_depth": (random, np.dtype(np.float16)),
+            "random_view_normals": ((*random, 3), np.dtype(np.uint8)),
         }
         return rows[name]
 
@@ -158,11 +184,23 @@ class AssetStore:
         """(K,S,S,4) uint8 views from sampled cameras under sampled lights."""
         return np.array(self.raw("random_views")[index])
 
+    def view_geometry(self, index: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of `views`: (7,S,S) float32 depth, +inf outside, and (7,S,S,3) float32 unit normals, zero outside."""
+        return self._geometry("view", index)
+
+    def random_view_geometry(self, index: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of `random_views`, as `view_geometry`: (K,S,S) and (K,S,S,3)."""
+        return self._geometry("random_view", index)
+
     def raw(self, name: str) -> np.ndarray:
         """The memory-mapped array of one of `sizes.names` as stored; an array that is not there raises `Omni123Error`."""
         if name not in self._arrays:
             raise Omni123Error(f"{self.folder} was prepared without {name}; prepare it again with that setting on")
         return self._arrays[name]
+
+    def _geometry(self, kind: str, index: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        depth = self.raw(f"{kind}_depth")[index].astype(np.float32)
+        return depth, decode_normals(np.array(self.raw(f"{kind}_normals")[index]))
 
     def _map(self, name: str) -> np.ndarray:
         try:

@@ -54,13 +54,17 @@ def asset_sheet(
     facts: Mapping[str, Any],
     size: int = 160,
     row_names: Sequence[str] = ("colour", "normal", "depth"),
+    compared: Sequence[RenderedView] = (),
 ) -> Image.Image:
     """Views in rows of colour, normals and depth, and below them facts and captions: a `picture_sheet`.
 
-    row_names: what stands beside the three rows. Normals show x, y, z as red, green, blue; depth runs from light (near) to
-    dark (far) within each view. No views raise `Omni123Error`.
+    row_names: what stands beside the rows. compared: for each view, the same from another origin, whose normals and depth are
+    two further rows. Normals show x, y, z as red, green, blue; depth runs from light (near) to dark (far) within each view.
+    No views raise `Omni123Error`.
     """
     pictures = [list(_pictures(view).values()) for view in views]
+    for each, other in zip(pictures, compared, strict=bool(compared)):
+        each += list(_pictures(other).values())[1:]
     rows = {name: [each[row] for each in pictures] for row, name in enumerate(row_names)}
     return picture_sheet([view.camera.name for view in views], rows, captions, facts, size)
 

@@ -10,6 +10,7 @@ import trimesh
 from PIL import Image
 
 from omni123_hf.data.views import pixels_from_views
+from omni123_hf.errors import Omni123Error, RejectedError
 from omni123_hf.modeling.tasks import generation_plan, get_task
 from omni123_hf.pipelines.pipeline_joint import Omni123JointPipeline
 
@@ -31,7 +32,7 @@ class Omni123TextToImage:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], seed: int) -> list[Image.Image]:
-        """One image a prompt."""
+        """One image a prompt; one that the text encoders cannot read raises `RejectedError` `prompt_unusable`."""
         codes = _generate(self.pipeline, "text-to-image", list(prompts), {}, self.temperature, seed)
         return self.pipeline.decode_images(codes["image"])
 
@@ -70,7 +71,10 @@ def _generate(
     temperature: float,
     seed: int,
 ) -> dict[str, torch.Tensor]:
-    text = pipeline.encode_prompt(pipeline.check_prompts(prompts))
+    try:
+        text = pipeline.encode_prompt(pipeline.check_prompts(prompts))
+    except Omni123Error as error:  # longer than the text encoders read, or not text
+        raise RejectedError("prompt_unusable", str(error)) from error
     scale, schedule = pipeline.guidance(None, None)
     return pipeline.transformer.generate_plan(
         generation_plan(get_task(task), pipeline.transformer.config, given),

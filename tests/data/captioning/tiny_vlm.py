@@ -58,6 +58,21 @@ def tiny_llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProce
     return LlavaForConditionalGeneration(config).eval(), processor
 
 
+def terse_llava() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The same, but whatever it sees and reads, it closes every text after one token: its nonsense is short."""
+    model, processor = tiny_llava()
+    quote = processor.tokenizer('"', add_special_tokens=False)["input_ids"][-1]
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "linear_2.weight")):
+                weight.zero_()
+            if name.endswith(("embed_tokens.weight", "linear_2.bias")):
+                weight.fill_(1.0)
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[quote] = 1.0
+    return model, processor
+
+
 def tiny_clip(seed: int = 0) -> tuple[CLIPModel, CLIPProcessor]:
     tokenizer = build_clip_tokenizer(TEXTS, vocab_size=150, max_length=12)
     text = {

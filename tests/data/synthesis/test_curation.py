@@ -1,10 +1,12 @@
 """Prompts: where they come from, what is taken out of them, what is refused and why."""
 
+import json
 from collections import Counter
 
 import pytest
 from scripted import ScriptedBackend
 
+from omni123_hf.data.captioning.cache import JsonCache
 from omni123_hf.data.captioning.judge import Judge
 from omni123_hf.data.synthesis.curation import CurationRules, JudgeSingleObject, PromptCurator
 from omni123_hf.data.synthesis.near_duplicates import NearDuplicates
@@ -78,6 +80,43 @@ def test_a_classifier_has_the_last_word():
     prompts = [Prompt(text, "test", "CC0-1.0") for text in ("a red chair", "a cat and a dog")]
     kept, rejected = PromptCurator(is_single_object=JudgeSingleObject(Judge(backend))).curate(prompts)
     assert [p.text for p in kept] == ["a red chair"] and rejected[0].reason == "prompt_not_single_object"
+
+
+def test_a_classifier_is_paid_once(tmp_path):
+    backend = ScriptedBackend({"reason": "two", "single_object": "no"})
+    judge = JudgeSingleObject(Judge(backend), JsonCache(tmp_path))
+    assert [judge("a cat and a dog"), judge("a cat and a dog")] == [False, False] and len(backend.asked) == 1
+
+
+def test_json_lines_bring_what_they_know(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    rows = [
+        {"text": "a red\n chair", "license": "MIT", "category": "chair", "captions": {"short": "red chair"}},
+        {"prompt": "a lamp", "source": "mine", "uid": 3},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    first, second = read_prompts(file, "file", "unknown")
+    captions = {"short": ["red chair"], "medium": [], "long": []}
+    assert first == Prompt("a red chair", "file", "MIT", "chair", {"captions": captions})
+    assert second == Prompt("a lamp", "mine", "unknown", "", {"columns": {"uid": 3}})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is not JSON"), ("[]", "line 2 must be a JSON object"), ("{}", "prompt must be text"),
+        ('{"prompt": 3}', "prompt must be text"), ('{"prompt": "x", "category": []}', "category must be text"),
+        ('{"prompt": "x", "captions": "y"}', "captions must map"),
+        ('{"prompt": "x", "captions": {"short": []}}', "captions must map"),
+        ('{"prompt": "x", "captions": {"tiny": ["y"]}}', "captions must map"),
+        ('{"prompt": "x", "captions": {"short": [" "]}}', "captions must map"),
+    ],
+)  # fmt: skip
+def test_a_json_line_that_is_no_prompt_is_named(tmp_path, line, message):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f'{{"prompt": "a lamp"}}\n{line}\n')
+    with pytest.raises(Omni123Error, match=message):
+        read_prompts(file, "file", "unknown")
 
 
 def test_lists_in_files(tmp_path):

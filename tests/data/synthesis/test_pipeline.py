@@ -12,10 +12,12 @@ from omni123_hf.data.captioning.backends import BackendError
 from omni123_hf.data.captioning.cache import JsonCache
 from omni123_hf.data.captioning.judge import Judge
 from omni123_hf.data.captioning.runner import CachedCaptioner
+from omni123_hf.data.inputs import read_source
 from omni123_hf.data.preparation_config import MINI
 from omni123_hf.data.prepare import prepare_dataset
 from omni123_hf.data.synthesis.background import BorderFlood
 from omni123_hf.data.synthesis.curation import PromptCurator
+from omni123_hf.data.synthesis.export import write_source
 from omni123_hf.data.synthesis.pipeline import SynthesisPipeline
 from omni123_hf.data.synthesis.prompts import Prompt, parametric_prompts
 from omni123_hf.data.synthesis.quality import MeasuredQuality
@@ -37,11 +39,19 @@ def reasons(folder) -> dict[str, str]:
 
 def test_good_items_end_as_assets_and_bad_ones_in_quarantine(tmp_path):
     _, rejected = PromptCurator().curate([Prompt("a city", "test", "CC0-1.0")])
-    seen = []
+    seen, begun = [], []
     pipeline = SynthesisPipeline(tmp_path, steps())
-    report = pipeline.run(PROMPTS, rejected, lambda done, total: seen.append((done, total)))
+    report = pipeline.run(PROMPTS, rejected, lambda *each: seen.append(each), lambda *each: begun.append(each))
     assert (report.finished, report.rejected) == (3, REASONS | {"prompt_scene": 1})
-    assert seen[-1] == (6, 6) and set(reasons(tmp_path).values()) == {*REASONS, "prompt_scene"}
+    assert seen[-1][:2] == (6, 6) and [state.rejected is None for *_, state in seen].count(True) == 3
+    assert [(item.prompt.text, step.name) for item, step in begun[:5]] == [
+        ("a red box", s.name) for s in pipeline.steps
+    ]
+    assert [(step.name, step.passed, step.rejected) for step in report.steps] == [
+        ("curation", 6, {"prompt_scene": 1}), ("text_to_image", 6, {}), ("background", 5, {"mask_truncated": 1}),
+        ("image_to_3d", 4, {"no_surface": 1}), ("quality", 3, {"silhouette_broken": 1}), ("recaption", 3, {}),
+    ]  # fmt: skip
+    assert set(reasons(tmp_path).values()) == {*REASONS, "prompt_scene"}
     assets = pipeline.assets(PROMPTS, "CC0-1.0", "made by a test")
     assert {a.attributes["prompt"] for a in assets} == GOOD
     for asset in assets:
@@ -89,6 +99,68 @@ def test_a_changed_step_is_run_again_with_all_after_it(tmp_path):
     assert (report.finished, report.rejected) == (3, REASONS) and len(painter.calls) == 6
     without = [step for step in steps() if step.name != "quality"]
     assert len(SynthesisPipeline(tmp_path, without).assets(PROMPTS, "x", "y")) == 3
+
+
+def test_words_of_a_prompt_decide_its_captions_and_nothing_else(tmp_path):
+    painter, known = Painter(), {"short": ["box"], "medium": [], "long": []}
+    SynthesisPipeline(tmp_path, steps(painter)).run(PROMPTS[:1])
+    prompts = [replace(PROMPTS[0], category="crate", extra={"captions": known}, licence="MIT")]
+    pipeline = SynthesisPipeline(tmp_path, steps(painter))
+    assert pipeline.assets(prompts, "x", "y") == []
+    pipeline.run(prompts)
+    (asset,) = pipeline.assets(prompts, "x", "y")
+    assert asset.captions == known and asset.category == "crate" and len(painter.calls) == 1
+
+
+def test_a_run_that_is_stopped_within_a_step_does_not_take_its_leavings_for_the_old_result(tmp_path):
+    class Stopped(BaseException):
+        pass
+
+    class Halfway(Painter):
+        def __call__(self, prompts, seed):
+            return super().__call__(prompts, seed + 3)
+
+    SynthesisPipeline(tmp_path, steps()).run(PROMPTS[:1])
+    (item,) = (tmp_path / "items").iterdir()
+    first = (item / "image.png").read_bytes()
+    other = steps(Halfway())
+    other[0] = replace(other[0], generator_id="another")
+    stopped = [StoppingStep(other[0], Stopped), *other[1:]]
+    with pytest.raises(Stopped):
+        SynthesisPipeline(tmp_path, stopped).run(PROMPTS[:1])
+    assert (item / "image.png").read_bytes() != first
+    painter = Painter()
+    SynthesisPipeline(tmp_path, steps(painter)).run(PROMPTS[:1])
+    assert (item / "image.png").read_bytes() == first and len(painter.calls) == 1
+
+
+class StoppingStep:
+    """A step that is stopped when its file is there and nobody has noted it."""
+
+    def __init__(self, step, error):
+        self.step, self.error = step, error
+        self.name, self.identity, self.prompt_fields = step.name, step.identity, ()
+
+    def run(self, item):
+        self.step.run(item)
+        raise self.error
+
+
+def test_finished_items_are_a_folder_of_meshes_with_words(tmp_path):
+    pipeline = SynthesisPipeline(tmp_path / "work", steps())
+    pipeline.run(PROMPTS[:2])
+    assets = pipeline.assets(PROMPTS, "CC0-1.0", "made by a test")
+    write_source(assets, tmp_path / "source")
+    read = {asset.id: asset for asset in read_source(str(tmp_path / "source"))}
+    assert sorted(read) == sorted(asset.id.replace("/", "-") for asset in assets)
+    for asset in assets:
+        found = read[asset.id.replace("/", "-")]
+        assert (found.captions, found.licence, found.category) == (asset.captions, "CC0-1.0", "box")
+        assert found.attributes["columns"]["synthesis"] == json.loads(json.dumps(asset.attributes))
+        assert np.allclose(found.load().bounds, asset.load().bounds)
+    write_source(assets[:1], tmp_path / "source")
+    assert len(read_source(str(tmp_path / "source"))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "work"]
 
 
 def test_another_seed_makes_other_objects(tmp_path):

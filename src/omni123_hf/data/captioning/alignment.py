@@ -47,6 +47,8 @@ class ClipScorer:
     model_id: names the weights among stored scores.
     """
 
+    VERSION = "clip-1"
+
     def __init__(self, model: Any, processor: Any, model_id: str):
         self.model, self.processor, self.model_id = model.eval(), processor, model_id
 
@@ -54,9 +56,9 @@ class ClipScorer:
     def from_pretrained(
         cls, name: str | Path, device: str | torch.device = "cpu", revision: str | None = None
     ) -> ClipScorer:
-        """Load a folder or a Hub id such as `openai/clip-vit-large-patch14`."""
+        """Load a folder or a Hub id such as `openai/clip-vit-large-patch14`, in float32."""
         try:
-            model = AutoModel.from_pretrained(name, revision=revision)
+            model = AutoModel.from_pretrained(name, revision=revision, dtype=torch.float32)
             processor = AutoProcessor.from_pretrained(name, revision=revision)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise Omni123Error(f"cannot load {str(name)!r} as a CLIP model: {error}") from error
@@ -67,7 +69,7 @@ class ClipScorer:
     @property
     def identity(self) -> dict[str, Any]:
         """Model, and the version of how views and sentences are summed up."""
-        return {"scorer": "clip-1", "model": self.model_id}
+        return {"scorer": self.VERSION, "model": self.model_id}
 
     @torch.no_grad()
     def score(self, images: Mapping[str, Image.Image], caption: str) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
+
+from PIL import Image
 
 from omni123_hf.data.captioning.alignment import AlignmentFilter
 from omni123_hf.data.captioning.cache import JsonCache, views_hash
@@ -58,9 +60,15 @@ class CachedCaptioner:
         result = CaptionResult.from_dict(stored)
         if self.alignment is None:
             return result
-        alignment = self.alignment
-        scored = {"captions": result.captions, "views": views, "scorer": alignment.scorer.identity}
-        return alignment.keep(result, self.cache.get_or_make(scored, lambda: alignment.scores(result, request.views)))
+        return keep_aligned(result, request.views, views, self.alignment, self.cache)
+
+
+def keep_aligned(
+    result: CaptionResult, images: Mapping[str, Image.Image], views: str, alignment: AlignmentFilter, cache: JsonCache
+) -> CaptionResult:
+    """`AlignmentFilter.apply` with scores from the cache. views: `views_hash` of the images."""
+    scored = {"captions": result.captions, "views": views, "scorer": alignment.scorer.identity}
+    return alignment.keep(result, cache.get_or_make(scored, lambda: alignment.scores(result, images)))
 
 
 def caption_assets(

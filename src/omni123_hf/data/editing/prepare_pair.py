@@ -51,11 +51,12 @@ def check_config(config: PreparationConfig) -> None:
         sizes.sharp_points
         or sizes.signed_distance
         or sizes.random_views
+        or sizes.view_geometry
         or config.filters
         or config.round_trip_resolution
     ):
         raise Omni123Error(
-            "pairs are prepared without sharp points, signed distances, random views, filters and round trip;"
+            "pairs are prepared without sharp points, signed distances, random views, depth and normals of views, filters and round trip;"
             " start from data.editing.prepare_pair.PAIR_CONFIG"
         )
 

@@ -7,7 +7,9 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from omni123_hf.data.captioning.cache import JsonCache
 from omni123_hf.data.captioning.judge import Judge
 from omni123_hf.data.captioning.schema import choice
 from omni123_hf.data.parametric.captions import article, is_plural
@@ -121,17 +123,21 @@ class PromptCurator:
 
 
 class JudgeSingleObject:
-    """The paper's classifier: a model says whether a text asks for exactly one object."""
+    """The paper's classifier: a model says whether a text asks for exactly one object. cache: keeps its answers."""
 
-    def __init__(self, judge: Judge):
-        self.judge = judge
+    def __init__(self, judge: Judge, cache: JsonCache | None = None):
+        self.judge, self.cache = judge, cache
 
     def __call__(self, text: str) -> bool:
         """Raises as `Judge.ask`."""
-        answer = self.judge.ask(
-            "single_object", text, {"single_object": choice(["yes", "no"])}, views={}, wanted=repr(text)
-        )
-        return answer["single_object"] == "yes"
+        if self.cache is None:
+            return self._ask(text)["single_object"] == "yes"
+        inputs = {"single_object": text, "judge": self.judge.identity, "settings": self.judge.settings.to_dict()}
+        return self.cache.get_or_make(inputs, lambda: self._ask(text))["single_object"] == "yes"
+
+    def _ask(self, text: str) -> dict[str, Any]:
+        answers = {"single_object": choice(["yes", "no"])}
+        return self.judge.ask("single_object", text, answers, views={}, wanted=repr(text))
 
 
 def _listed(path: Path) -> list[str]:

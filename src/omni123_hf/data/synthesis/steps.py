@@ -20,6 +20,7 @@ from PIL import Image
 from omni123_hf.data.captioning.alignment import AlignmentFilter
 from omni123_hf.data.captioning.cache import write_json_atomic
 from omni123_hf.data.captioning.conversation import CaptionRequest
+from omni123_hf.data.captioning.given import GivenCaptioner
 from omni123_hf.data.captioning.judge import Judge
 from omni123_hf.data.captioning.result import WORD_LIMITS, CaptionResult, Metadata, Provenance
 from omni123_hf.data.prepared_views import render_views
@@ -81,12 +82,17 @@ class Item:
 
 
 class Step(Protocol):
-    """One step. `identity` is plain JSON and names everything that decides the result, except the item."""
+    """One step. `identity` is plain JSON and names everything that decides the result, except the item.
+
+    prompt_fields: fields of the item's prompt that decide the result too, beside its text and seed.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def identity(self) -> Mapping[str, Any]: ...
+    @property
+    def prompt_fields(self) -> Sequence[str]: ...
     def run(self, item: Item) -> dict[str, Any]:
         """Do the work; returns facts (plain JSON) for the item's state."""
         ...
@@ -100,6 +106,7 @@ class TextToImageStep:
     generator_id: str
     template: str = VIEWPOINT
     name: str = "text_to_image"
+    prompt_fields: tuple[str, ...] = ()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -125,6 +132,7 @@ class BackgroundStep:
     rules: MaskRules = field(default_factory=MaskRules)
     judge: Judge | None = None
     name: str = "background"
+    prompt_fields: tuple[str, ...] = ()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -154,6 +162,7 @@ class ImageTo3DStep:
     generator: ImageTo3D
     generator_id: str
     name: str = "image_to_3d"
+    prompt_fields: tuple[str, ...] = ()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -178,6 +187,7 @@ class QualityStep:
     rater: QualityRater
     view_size: int = 256
     name: str = "quality"
+    prompt_fields: tuple[str, ...] = ()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -208,6 +218,7 @@ class RecaptionStep:
     alignment_id: str = ""
     view_size: int = 256
     name: str = "recaption"
+    prompt_fields: tuple[str, ...] = ()
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -233,23 +244,33 @@ class RecaptionStep:
 class PromptCaptionStep:
     """Re-captioning where there is no model to look at the result: the words that the object was made from.
 
-    A prompt of our generator brings captions at three lengths of its program; any other prompt is the one caption, at
-    the level that its length comes nearest to. Nothing is added that nobody has seen.
+    A prompt that brings captions at three lengths, as those of our generator do, has them; any other prompt is the one
+    caption, at the level that its length comes nearest to. Nothing is added that nobody has seen. alignment: drops
+    captions that do not fit the renders.
     """
 
+    alignment: GivenCaptioner | None = None
     name: str = "recaption"
+    prompt_fields: tuple[str, ...] = ("category", "extra")
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"captioner": "prompt-1"}
+        alignment = {} if self.alignment is None else {"alignment": self.alignment.identity}
+        return {"captioner": "prompt-1"} | alignment
 
     def run(self, item: Item) -> dict[str, Any]:
-        """Writes the captions."""
+        """Writes the captions. `caption_misaligned` where none fits the renders."""
         text, words = item.prompt.text, len(item.prompt.text.split())
         level = "short" if words <= WORD_LIMITS["short"][1] else "medium" if words <= MEDIUM_TO_LONG else "long"
         captions = item.prompt.extra.get("captions") or {name: [text] * (name == level) for name in CAPTION_LEVELS}
+        scores: dict[str, list[float]] = {}
+        if self.alignment is not None:
+            _, views = rendered(item, self.alignment.view_size)
+            kept = self.alignment.caption(CaptionRequest(item.id, view_images(views), given=captions))
+            captions, scores = kept.captions, kept.alignment
         category = item.prompt.category
-        result = CaptionResult(item.id, captions, category, category or text, Provenance("prompt", "none", "prompt-1"))
+        provenance = Provenance("prompt", "none", "prompt-1")
+        result = CaptionResult(item.id, captions, category, category or text, provenance, alignment=scores)
         write_json_atomic(item.captions, result.to_dict())
         return {name: len(texts) for name, texts in captions.items()}
 
