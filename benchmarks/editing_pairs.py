@@ -36,7 +36,7 @@ class MeasuredSpec:
     """A pair spec that remembers what it opened."""
 
     def __init__(self, spec: PairSpec) -> None:
-        self.id, self._spec = spec.id, spec
+        self.id, self.files, self._spec = spec.id, spec.files, spec
         self.opened: OpenedPair | None = None
 
     def open(self) -> OpenedPair:

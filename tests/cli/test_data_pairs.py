@@ -63,6 +63,7 @@ def test_parametric_pairs_of_the_kinds_that_were_asked_for(tmp_path, capsys):
         (("--parametric", 2, "--table", "TABLE"), "one of --parametric"),
         (("--parametric", 2, "--kinds", "paint"), "kinds are add"),
         (("--parametric", 0), "greater than or equal to 1"),
+        (("--parametric", 2, "--engine", "spark"), "local or ray"),
         (("--parametric", 2, "--licence", "MIT"), "leave those options out"),
         (("--table", "TABLE", "--kinds", "add", *STATED), "--kinds is for --parametric"),
         (("--table", "TABLE", "--licence", "MIT"), "with --attribution and --made-with"),

@@ -51,9 +51,12 @@ def pairs(
         bool, typer.Option("--allow-unknown-licence", help="Keep pairs whose licence is not known.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of samples and splits.")] = 0,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine.")] = 1,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray (RAY_ADDRESS names the cluster).")] = "local",
 ) -> None:
     """Prepare editing pairs: two shapes of one object in one frame, an instruction, and where they differ."""
+    if engine not in ("local", "ray"):
+        raise Omni123Error(f"--engine must be local or ray, got {engine!r}")
     given = [path for path in (table, folder) if path is not None]
     if len(given) + (parametric is not None) != 1:
         raise Omni123Error("give one of --parametric, --table and --folder")
@@ -95,7 +98,9 @@ def pairs(
             allow_unknown_licence=allow_unknown_licence,
         )
         specs = listed(read_table(given[0], info) if table is not None else read_mesh_pairs(given[0], info), given[0])
-    store = prepare_pairs(specs, out, workers, replace(PAIR_CONFIG, seed=seed))
+    store = prepare_pairs(
+        specs, out, workers, replace(PAIR_CONFIG, seed=seed), engine="ray" if engine == "ray" else "local"
+    )
     typer.echo(f"{out}: {len(store)} pairs prepared, {len(specs) - len(store)} rejected")
     for kind, count in Counter(pair.edit_type for pair in store.pairs).items():
         typer.echo(f"  {kind:<32} {count:>7}")

@@ -7,35 +7,25 @@
 | `prepare_asset.py` | what one asset becomes |
 | `prepare_shard.py` | a hundred of them in one file, each in a sandbox |
 | `engines.py` | which processes prepare the shards |
-| this one | the run: plan, missing shards, one store at the end |
+| `prepare_run.py` | the run in its folder: plan, missing shards, lock |
+| this one | what makes assets the same, and one store at the end |
 
 What an asset becomes depends only on the asset and the configuration, not on its shard, its neighbours or the workers.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import importlib.util
-import json
 import shutil
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
+from omni123_hf.data.asset_work import AssetWork
 from omni123_hf.data.assets import (
     Asset,
     MeshAsset,
@@ -45,13 +35,14 @@ from omni123_hf.data.assets import (
     open_asset,
     parametric_assets,
 )
-from omni123_hf.data.engines import Engine, Job, run_local, run_ray
+from omni123_hf.data.engines import Engine
 from omni123_hf.data.preparation_config import PreparationConfig
 from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired, prepare_asset
-from omni123_hf.data.prepare_shard import read_lines, shard_file
+from omni123_hf.data.prepare_run import RunKind, check_engine, fingerprint_line, make_plan, run_in_folder, write_lines
+from omni123_hf.data.prepare_shard import read_lines
 from omni123_hf.data.prepared_views import render_views
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.store import AssetStore, StoreWriter, write_json, write_text
+from omni123_hf.data.store import AssetStore, StoreWriter
 from omni123_hf.errors import Omni123Error, RejectedError
 
 
@@ -76,7 +67,7 @@ _PROTOCOL_FIELDS = {"id", "source", "category", "captions", "licence", "attribut
 _PLACE_FIELDS = {"path", "root"}
 # Of rejections, in the message of a run that keeps nothing.
 SHOWN_REASONS = 5
-LOCK = ".lock"
+ASSETS = RunKind("asset", "assets", "dataset.json")
 
 
 def prepare_dataset(
@@ -99,83 +90,20 @@ def prepare_dataset(
     and a run in which every asset is rejected raise `Omni123Error`.
     """
     config = config or PreparationConfig()
-    if workers < 1:
-        raise Omni123Error(f"workers must be at least 1, got {workers}")
-    if engine not in ("local", "ray"):
-        raise Omni123Error(f"unknown engine {engine!r}; choose local or ray")
-    out = Path(out).absolute()
-    listed = list(assets)
+    check_engine(workers, engine)
+    out, listed = Path(out).absolute(), list(assets)
     plan = _plan(listed, config, captioner)
-    if _is_finished(out, plan):
-        return AssetStore.open(out)
-    if importlib.util.find_spec("igl") is None:
-        # Labelling a closed mesh would fail, asset by asset, and leave a data set of the open ones only.
-        raise Omni123Error("preparing data needs libigl; install it with: pip install 'omni123-hf[data]'")
-    out.mkdir(parents=True, exist_ok=True)
-    with _only_run(out):
-        # Another run may have begun or ended since.
-        if _is_finished(out, plan):
-            return AssetStore.open(out)
-        write_json(out / "plan.json", plan)
-        shards = out / "shards"
-        shards.mkdir(exist_ok=True)
-        for leftover in shards.glob(".*"):
-            leftover.unlink()
-        total = -(-len(listed) // config.shard_size)
-        jobs = [
-            Job(listed[number * config.shard_size : (number + 1) * config.shard_size], shard_file(shards, number))
-            for number in range(total)
-            if not shard_file(shards, number).is_file()
-        ]
-        if jobs:
-            steps = (
-                run_ray(jobs, config, captioner) if engine == "ray" else run_local(jobs, config, workers, captioner)
-            )
-            _follow(steps, len(listed), sum(len(job.assets) for job in jobs), show_progress)
-        return finalise(out, total, config)
+    finish = partial(finalise, out, config=config)
+    work = AssetWork(config, captioner)
+    run_in_folder(out, listed, work, ASSETS, plan, finish, workers, engine, show_progress)
+    return AssetStore.open(out)
 
 
-def _is_finished(out: Path, plan: dict[str, Any]) -> bool:
-    """Whether `plan` is done in `out`; a folder that this plan did not begin raises `Omni123Error`."""
-    if out.exists() and not out.is_dir():
-        raise Omni123Error(f"{out} is a file; choose a folder")
-    if (out / "plan.json").is_file():
-        try:
-            begun = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Omni123Error(f"{out / 'plan.json'} is not readable ({error}); choose another folder") from error
-        if begun != plan:
-            raise Omni123Error(
-                f"{out} was begun with other assets or settings, or its sources have changed since; "
-                "choose another folder or remove it"
-            )
-        return (out / "dataset.json").is_file()
-    if (out / "dataset.json").is_file():
-        raise Omni123Error(f"{out} holds a data set that was not prepared here (a merged one?); choose another folder")
-    # What a run that was killed before its plan was there may leave.
-    if out.is_dir() and any(not entry.name.startswith((LOCK, ".plan.json.")) for entry in out.iterdir()):
-        raise Omni123Error(f"{out} is not empty and holds no run of this command; choose another folder")
-    return False
-
-
-@contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Keeps other runs out of `out`; the lock ends with the process, however that ends."""
-    with open(out / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Omni123Error(f"another run is preparing {out}; wait for it, or choose another folder") from error
-        yield
-
-
-def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetStore:
-    """Join `shards` finished shard files of `out` into the arrays and manifests of a store, then remove them."""
-    out = Path(out)
-    files = [shard_file(out / "shards", number) for number in range(shards)]
+def finalise(out: Path, files: Sequence[Path], config: PreparationConfig) -> None:
+    """Join the shard files of `out` into the arrays and manifests of a store, then remove them."""
     rejected = [line for file in files for line in read_lines(file, "rejected")]
-    _write_lines(out / "rejected.jsonl", rejected)
-    _write_lines(out / "timings.jsonl", [line for file in files for line in read_lines(file, "seconds")])
+    write_lines(out / "rejected.jsonl", rejected)
+    write_lines(out / "timings.jsonl", [line for file in files for line in read_lines(file, "seconds")])
     records = [[AssetRecord.from_dict(line) for line in read_lines(file, "records")] for file in files]
     accepted = [record for each in records for record in each]
     reasons = Counter(line["reason"] for line in rejected)
@@ -197,66 +125,16 @@ def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetSt
             for row, record in enumerate(shard_records):
                 writer.append(record, {name: array[row] for name, array in arrays.items()})
     shutil.rmtree(out / "shards")
-    return AssetStore.open(out)
-
-
-def _follow(steps: Iterator[str], total: int, missing: int, show: bool) -> None:
-    """Count what comes in, on the screen if wanted."""
-    counts: Counter[str] = Counter()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.2f} assets/s"),
-        TimeRemainingColumn(),
-    )
-    start = time.monotonic()
-    # An asset may take many seconds: a rate over half a minute, as is usual, would jump.
-    with Progress(*columns, disable=not show, speed_estimate_period=600.0) as progress:
-        task = progress.add_task("preparing assets", total=total, completed=total - missing, speed=0.0)
-        for kind in steps:
-            counts[kind] += 1
-            words = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-            speed = counts.total() / (time.monotonic() - start)
-            progress.update(task, advance=1, description=words, speed=speed)
 
 
 def _plan(assets: Sequence[Asset], config: PreparationConfig, captioner: Captioner | None) -> dict[str, Any]:
-    """What a folder was begun with; equal plans may share a folder."""
-    if not assets:
-        raise Omni123Error("there are no assets to prepare")
-    ids = [asset.id for asset in assets]
-    if len(set(ids)) != len(ids):
-        twice = next(name for name, count in Counter(ids).items() if count > 1)
-        raise Omni123Error(f"asset ids must be unique, but {twice!r} is given more than once")
-    digest = hashlib.sha256()
-    for asset in assets:
-        digest.update(_fingerprint(asset).encode() + b"\n")
-    plan = {"assets": len(ids), "assets_hash": digest.hexdigest(), "config": config.to_dict()}
-    if captioner is not None:
-        plan["captioner"] = captioner.identity
-    # As it will be read back.
-    return dict(json.loads(json.dumps(plan)))
+    further = {} if captioner is None else {"captioner": captioner.identity}
+    return make_plan(ASSETS, assets, _fingerprint, config, further)
 
 
 def _fingerprint(asset: Asset) -> str:
-    """Everything that is stated about an asset, and size and time of its file, as one line.
-
-    Folders of this machine do not count, so that a source may be moved with its times kept.
-    """
+    """Everything that is stated about an asset, and size and time of its file, as one line."""
     place, file = asset_place(asset)
     names = {each.name for each in fields(asset)} if is_dataclass(asset) else _PROTOCOL_FIELDS
     stated = {name: getattr(asset, name) for name in names - _PLACE_FIELDS}
-    stamp = None
-    if file is not None:
-        try:
-            status = file.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
-        except (OSError, ValueError):
-            pass  # it is rejected later; what matters here is that it was not there
-    kind = type(asset).__qualname__
-    return json.dumps([kind, place, stamp, sorted(stated.items())], sort_keys=True, default=repr)
-
-
-def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return fingerprint_line(type(asset).__qualname__, place, () if file is None else (file,), stated)
