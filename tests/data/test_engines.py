@@ -16,6 +16,7 @@ import pytest
 import trimesh
 from preparation_assets import SMALL, FakeAsset
 
+from omni123_hf.data.asset_work import AssetWork
 from omni123_hf.data.engines import Job, run_local
 from omni123_hf.data.inputs import InputOptions, read_source
 from omni123_hf.data.prepare import prepare_dataset
@@ -106,9 +107,9 @@ def test_a_run_killed_half_way_goes_on(meshes, tmp_path):
 def test_finished_shards_are_not_touched_again(tmp_path):
     assets = [FakeAsset(f"fake/{i}") for i in range(2)]
     job = Job(assets, shard_file(tmp_path, 0))
-    assert list(run_local([job], SMALL, 1)) == ["kept", "kept"]
+    assert list(run_local([job], AssetWork(SMALL), 1)) == ["kept", "kept"]
     before = job.path.stat().st_mtime_ns
-    assert list(run_local([job], SMALL, 1)) == []
+    assert list(run_local([job], AssetWork(SMALL), 1)) == []
     assert job.path.stat().st_mtime_ns == before
     assert [line["id"] for line in read_lines(job.path, "records")] == ["fake/0", "fake/1"]
 
@@ -170,7 +171,7 @@ def test_ray_workers_that_are_killed_lose_nothing_and_give_nothing_twice(meshes,
                 killed.add(process.pid)
                 return
 
-    import omni123_hf.data.prepare as module
+    import omni123_hf.data.prepare_run as module
 
     real = module.run_ray
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import trimesh
 from preparation_assets import CAPTIONS, SMALL, WHOLE, FakeAsset
 
 from omni123_hf.data.bounded_asset import UNKNOWN_LICENCE
@@ -99,7 +100,7 @@ def test_what_an_asset_takes_by_preset():
 
 
 def test_an_open_mesh_is_repaired_and_said_to_be():
-    prepared = prepare_asset(FakeAsset("fake/open", "open"), replace(WHOLE, min_volume_iou=0.8))
+    prepared = prepare_asset(FakeAsset("fake/open", "open"), WHOLE)
     solid = prepared.record.attributes["qa"]["solid"]
     assert solid["reason"] == "open" and solid["method"] in ("winding", "flood") and prepared.method == "winding"
     assert abs(solid["volume"] - 4 / 3 * np.pi * 0.96**3) < 0.2
@@ -131,6 +132,31 @@ def test_filters_and_the_round_trip_reject():
     with pytest.raises(RejectedError) as caught:
         prepare_asset(FakeAsset("fake/x"), replace(WHOLE, min_volume_iou=0.99999))
     assert caught.value.reason == "round_trip_volume"
+
+
+@dataclass(frozen=True)
+class Table(FakeAsset):
+    """A top of the given thickness across a foot; in its frame already."""
+
+    thickness: float = 0.1
+
+    def load(self) -> trimesh.Trimesh:
+        parts = [trimesh.creation.box((1.92, self.thickness, 1.0)), trimesh.creation.box((0.3, 1.0, 0.3))]
+        return trimesh.util.concatenate([part.subdivide() for part in parts])
+
+
+@pytest.mark.parametrize("thickness, reason", [(0.2, ""), (0.01, "round_trip_thin")])
+def test_parts_that_the_grid_cannot_hold_are_named(thickness, reason):
+    table = Table("fake/table", thickness=thickness)
+    anything = replace(WHOLE, min_volume_iou=0.0, max_chamfer=1.0, filters=None)
+    lax = prepare_asset(table, anything).record.attributes["qa"]["round_trip"]
+    assert (lax["thin_share"] > 0.3 and lax["volume_iou"] < 0.9) == bool(reason)
+    if reason:
+        with pytest.raises(RejectedError) as caught:
+            prepare_asset(table, replace(WHOLE, filters=None))
+        assert caught.value.reason == reason and "thinner than a step" in str(caught.value)
+    else:
+        assert prepare_asset(table, WHOLE).record.attributes["qa"]["round_trip"] == lax
 
 
 def test_a_licence_that_is_not_stated_is_refused_unless_allowed():
@@ -191,7 +217,7 @@ def test_bad_assets_never_stop_the_run(tmp_path):
 
 def test_a_store_with_every_optional_array_is_read_back_and_summed_up(tmp_path):
     assets = [FakeAsset("fake/ball"), FakeAsset("fake/box", "box"), FakeAsset("fake/open", "open")]
-    store = prepare_dataset(assets, tmp_path, 1, replace(WHOLE, min_volume_iou=0.8), False)
+    store = prepare_dataset(assets, tmp_path, 1, WHOLE, False)
     sharp, flags = store.sharp(1)
     assert sharp.shape == (16, 6) and flags.all() and not store.sharp(0)[1].any()
     assert (store.signed_distance(0) > 0).tolist() == store.occupancy(0).tolist()

@@ -14,6 +14,7 @@ import trimesh
 from preparation_assets import CAPTIONS, SMALL, FakeAsset
 
 from omni123_hf.data.asset_picture import SAMPLED, _draw_points
+from omni123_hf.data.asset_work import AssetWork, asset_row
 from omni123_hf.data.inputs import InputOptions, read_source
 from omni123_hf.data.inputs.repository import LocalRepository, RepositoryAsset
 from omni123_hf.data.prepare import _plan, prepare_dataset
@@ -107,20 +108,20 @@ def test_a_broken_file_name_is_rejected_like_any_other(tmp_path):
 def test_lines_of_a_shard_are_bytes_and_old_ones_are_refused(tmp_path):
     prepared = prepare_asset(FakeAsset("fake/a", attributes={"note": "line\u2028 \n\x85 ü"}), SMALL)
     outcomes = [
-        Outcome("fake/a", prepared=prepared),
+        Outcome("fake/a", row=asset_row(prepared)),
         Outcome("b", "s", "b\udcff.ply", reason="r", detail="\ud800\n" + "x" * 10**6),
     ]
     path = tmp_path / "00000.npz"
-    write_shard(path, outcomes, SMALL)
+    write_shard(path, outcomes, AssetWork(SMALL))
     assert read_lines(path, "records")[0] == prepared.record.to_dict()
     assert read_lines(path, "rejected") == [
         {"id": "b", "source": "s", "path": "b\ufffd.ply", "reason": "r", "detail": "\ufffd\n" + "x" * 10**6}
     ]
-    write_shard(path, outcomes[:1] * 50 + outcomes[1:], SMALL)
+    write_shard(path, outcomes[:1] * 50 + outcomes[1:], AssetWork(SMALL))
     with np.load(path) as shard:
         # One character of each line for each of the longest would be 4 bytes × 51 × a million.
         assert shard["rejected"].dtype == np.uint8 and shard["rejected"].nbytes < 1.1e6
-    write_shard(path, outcomes[:1], SMALL)
+    write_shard(path, outcomes[:1], AssetWork(SMALL))
     assert read_lines(path, "rejected") == []
     np.savez(path, records=np.array(['{"id": "a"}']))
     with pytest.raises(Omni123Error, match="older version"):
@@ -146,6 +147,9 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path):
         run([FakeAsset("fake/a")], tmp_path / "manifest.jsonl")
     (tmp_path / "plan.json").write_text("{broken")
     with pytest.raises(Omni123Error, match="plan.json is not readable"):
+        run([FakeAsset("fake/a")], tmp_path)
+    (tmp_path / "plan.json").write_text('{"assets": 1}')
+    with pytest.raises(Omni123Error, match="begun by another version"):
         run([FakeAsset("fake/a")], tmp_path)
 
 

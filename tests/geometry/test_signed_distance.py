@@ -49,8 +49,8 @@ def test_signs_and_occupancy_equal_those_of_the_labeller(mesh):
 def test_a_region_without_faces_is_not_searched(monkeypatch):
     field = SolidField(sphere(0.7))
     asked = []
-    real = field._nearest.distance
-    monkeypatch.setattr(field._nearest, "distance", lambda points: asked.append(len(points)) or real(points))
+    real = field.nearest.distance
+    monkeypatch.setattr(field.nearest, "distance", lambda points: asked.append(len(points)) or real(points))
     field.signed_distance(np.random.default_rng(0).uniform(-1, 1, (10_000, 3)), 0.02)
     assert 0 < asked[0] < 4000
 

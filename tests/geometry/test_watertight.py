@@ -6,7 +6,8 @@ import trimesh
 from solid_shapes import below, bowl, box, joined, mesh_of, reversed_faces, sphere, wound_tube
 
 from omni123_hf.errors import Omni123Error, RejectedError
-from omni123_hf.geometry.shells import is_closed, shell_labels
+from omni123_hf.geometry.shells import is_closed, separated, shell_labels
+from omni123_hf.geometry.solid import weld
 from omni123_hf.geometry.watertight import WatertightResult, make_watertight
 
 
@@ -49,6 +50,37 @@ def test_closed_shells_are_turned_and_united_exactly(mesh, volume, method, reaso
     result = solid(mesh)
     assert (result.method, result.reason) == (method, reason)
     assert result.mesh.volume == pytest.approx(volume, rel=1e-4)
+
+
+def test_a_solid_that_touches_itself_stays_as_it_is():
+    # The bars meet in one edge, which four faces share once the vertices are welded; the bridge makes one body of them.
+    bars = [box((0.2, 0.2, 1.0), (x, x, 0)) for x in (-0.1, 0.1)]
+    bridged = make_watertight(joined(*bars, box((0.6, 0.6, 0.2), (0, 0, 0.55)))).mesh
+    for mesh, count in ((joined(*bars), 2), (bridged, 1)):
+        assert not is_closed(weld(mesh)[1])
+        result = solid(mesh)
+        assert result.mesh is mesh and (result.method, result.reason) == ("closed", "")
+        apart = mesh_of(*separated(*weld(mesh)))
+        assert is_closed(np.asarray(apart.faces)) and pieces(apart) == count
+        assert apart.volume == pytest.approx(mesh.volume, rel=1e-9)
+    turned = solid(joined(bars[0], reversed_faces(bars[1])))
+    assert (turned.method, turned.reason) == ("closed", "inward_shells")
+    assert turned.mesh.volume == pytest.approx(2 * 0.2 * 0.2 * 1.0)
+
+
+def test_three_wedges_about_one_edge_are_separated_and_a_fin_is_not():
+    wedges = []
+    for degrees in (0, 120, 240):
+        wedge = mesh_of(
+            np.array([[0, 0, -1], [1, -0.3, -1], [1, 0.3, -1], [0, 0, 1], [1, -0.3, 1], [1, 0.3, 1]]) * 0.9,
+            np.array([[0, 2, 1], [3, 4, 5], [0, 1, 4], [0, 4, 3], [1, 2, 5], [1, 5, 4], [2, 0, 3], [2, 3, 5]]),
+        )
+        wedges.append(wedge.apply_transform(trimesh.transformations.rotation_matrix(np.deg2rad(degrees), (0, 0, 1))))
+    together = joined(*wedges)
+    vertices, faces = separated(*weld(together))
+    assert pieces(mesh_of(vertices, faces)) == 3 and solid(together).mesh is together
+    fin = mesh_of(np.array([[0, 0, -0.9], [0, 0, 0.9], [-0.9, 0, 0]]), np.array([[0, 1, 2]]))
+    assert separated(*weld(joined(*wedges, fin))) is None
 
 
 def test_a_hole_of_five_percent_is_bridged_whichever_way_the_faces_look():

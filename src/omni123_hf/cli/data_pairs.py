@@ -58,17 +58,20 @@ def pairs(
         bool, typer.Option("--allow-unknown-licence", help="Keep pairs whose licence is not known.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of samples and splits.")] = 0,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine.")] = 1,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray (RAY_ADDRESS names the cluster).")] = "local",
 ) -> None:
     """Prepare editing pairs: two shapes of one object in one frame, an instruction, and where they differ; or take pairs
     that are tokens already."""
+    if engine not in ("local", "ray"):
+        raise Omni123Error(f"--engine must be local or ray, got {engine!r}")
     given = [path for path in (table, folder, tokens) if path is not None]
     if len(given) + (parametric is not None) != 1:
         raise Omni123Error("give one of --parametric, --table, --folder and --tokens")
     if (tokens is None) != (checkpoint is None):
         raise Omni123Error("--tokens and --checkpoint belong together: tokens mean nothing without their tokenizer")
-    if tokens is not None and workers != 1:
-        raise Omni123Error("--workers is for shapes; tokens are only checked")
+    if tokens is not None and (workers != 1 or engine != "local"):
+        raise Omni123Error("--workers and --engine are for shapes; tokens are only checked")
     if parametric is None and kinds is not None:
         raise Omni123Error("--kinds is for --parametric; the pairs of others have the kinds they have")
     described = (name, licence, attribution, chain, allow_restricted, allow_unknown_licence)
@@ -110,7 +113,9 @@ def pairs(
             prepare_tokens(tokens, info, checkpoint, out)
             return
         specs = listed(read_table(given[0], info) if table is not None else read_mesh_pairs(given[0], info), given[0])
-    store = prepare_pairs(specs, out, workers, replace(PAIR_CONFIG, seed=seed))
+    store = prepare_pairs(
+        specs, out, workers, replace(PAIR_CONFIG, seed=seed), engine="ray" if engine == "ray" else "local"
+    )
     typer.echo(f"{out}: {len(store)} pairs prepared, {len(specs) - len(store)} rejected")
     echo_types(store.pairs)
 

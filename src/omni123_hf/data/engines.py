@@ -11,16 +11,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
 
-from omni123_hf.data.assets import Asset
-from omni123_hf.data.preparation_config import PreparationConfig
-from omni123_hf.data.prepare_asset import Captioner
-from omni123_hf.data.prepare_shard import open_sandbox, prepare_shard
+from omni123_hf.data.prepare_shard import Work, open_sandbox, prepare_shard
 from omni123_hf.errors import Omni123Error
 
 
 Engine = Literal["local", "ray"]
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "IGL_NUM_THREADS")
-# Workers that share a shard. At its end some wait for the slowest asset: the more share it, the more wait.
+# Workers that share a shard. At its end some wait for the slowest item: the more share it, the more wait.
 WORKERS_PER_SHARD = 8
 # A Ray worker may be lost to the machine it runs on; its shard is begun again this often.
 RAY_RETRIES = 5
@@ -28,16 +25,14 @@ RAY_RETRIES = 5
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to prepare: its assets and the file that it becomes."""
+    """One shard to prepare: its items and the file that it becomes."""
 
-    assets: Sequence[Asset]
+    items: Sequence[Any]
     path: Path
 
 
-def run_local(
-    jobs: Sequence[Job], config: PreparationConfig, workers: int, captioner: Captioner | None = None
-) -> Iterator[str]:
-    """Prepare the shards in `workers` sandboxed processes; yields "kept", "repaired" or "rejected" for each asset.
+def run_local(jobs: Sequence[Job], work: Work, workers: int) -> Iterator[str]:
+    """Prepare the shards in `workers` sandboxed processes; yields "kept", "repaired" or "rejected" for each item.
 
     Left early, it finishes no further shard; those that are whole stay.
     """
@@ -54,12 +49,12 @@ def run_local(
             raise KeyboardInterrupt
         events.put(kind)
 
-    def work(size: int) -> None:
+    def serve(size: int) -> None:
         try:
-            with open_sandbox(size, config) as sandbox:
+            with open_sandbox(size, work) as sandbox:
                 while not waiting.empty() and not stopped:
                     job = waiting.get()
-                    prepare_shard(job.assets, job.path, config, sandbox, captioner, report)
+                    prepare_shard(job.items, job.path, work, sandbox, report)
             events.put(None)
         except BaseException as error:
             events.put(error)
@@ -67,7 +62,7 @@ def run_local(
     with one_thread_each(), ThreadPoolExecutor(groups) as pool:
         try:
             for size in sizes:
-                pool.submit(work, size)
+                pool.submit(serve, size)
             while groups:
                 event = events.get()
                 if isinstance(event, BaseException):
@@ -80,7 +75,7 @@ def run_local(
             stopped = True
 
 
-def run_ray(jobs: Sequence[Job], config: PreparationConfig, captioner: Captioner | None = None) -> Iterator[str]:
+def run_ray(jobs: Sequence[Job], work: Work) -> Iterator[str]:
     """Prepare the shards as tasks of one core each on a Ray cluster; yields as `run_local`, shard by shard.
 
     The cluster is the one that `RAY_ADDRESS` names or that is already connected, otherwise one on this machine. Its
@@ -95,8 +90,8 @@ def run_ray(jobs: Sequence[Job], config: PreparationConfig, captioner: Captioner
         ray.init(log_to_driver=False, configure_logging=False)
     task = ray.remote(num_cpus=1, max_retries=RAY_RETRIES)(_shard_task)
     try:
-        settings = ray.put((config, captioner))
-        pending = [task.remote(job, settings) for job in jobs]
+        shared = ray.put(work)
+        pending = [task.remote(job, shared) for job in jobs]
         while pending:
             done, pending = ray.wait(pending)
             yield from ray.get(done[0])
@@ -110,12 +105,11 @@ def run_ray(jobs: Sequence[Job], config: PreparationConfig, captioner: Captioner
             ray.shutdown()
 
 
-def _shard_task(job: Job, settings: tuple[PreparationConfig, Captioner | None]) -> list[str]:
-    config, captioner = settings
+def _shard_task(job: Job, work: Work) -> list[str]:
     kinds: list[str] = []
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    with one_thread_each(), open_sandbox(1, config) as sandbox:
-        prepare_shard(job.assets, job.path, config, sandbox, captioner, kinds.append)
+    with one_thread_each(), open_sandbox(1, work) as sandbox:
+        prepare_shard(job.items, job.path, work, sandbox, kinds.append)
     return kinds
 
 

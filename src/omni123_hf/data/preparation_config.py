@@ -57,7 +57,7 @@ class PreparationConfig:
     encloses nothing, above which a mesh is refused (watertight). min_solid_share: least solid volume as a share of the
     field box ±1.05. max_faces: most faces before anything is done. filters: of paper §3.3, None for none.
 
-    round_trip_resolution: grid of the check that extracts the solid again, 0 for no check; it demands min_volume_iou
+    round_trip_resolution: points a side of the grid of the check that extracts the solid again, 0 for no check; it demands min_volume_iou
     and max_chamfer. captions: "given", or "template", which fills the lengths that an asset does not bring.
     allow_unknown_licence: keep assets whose licence is not stated.
 
@@ -82,7 +82,7 @@ class PreparationConfig:
     max_faces: int = 1_000_000
     filters: FilterConfig | None = field(default_factory=FilterConfig)
     round_trip_resolution: int = 256
-    min_volume_iou: float = 0.9
+    min_volume_iou: float = 0.97
     max_chamfer: float = 0.02
     captions: Literal["given", "template"] = "given"
     allow_unknown_licence: bool = False

@@ -8,30 +8,24 @@
 | `prepare_shard.py` | a hundred of them in one file, each in a sandbox |
 | `engines.py` | which processes prepare the shards |
 | `run_folder.py` | which folder a run may fill |
-| this one | the run: plan, missing shards, one store at the end |
+| `prepare_run.py` | the run in its folder: missing shards, engines |
+| this one | one store at the end |
 
 What an asset becomes depends only on the asset and the configuration, not on its shard, its neighbours or the workers.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
+from omni123_hf.data.asset_work import AssetWork
 from omni123_hf.data.assets import (
     Asset,
     MeshAsset,
@@ -40,15 +34,15 @@ from omni123_hf.data.assets import (
     open_asset,
     parametric_assets,
 )
-from omni123_hf.data.engines import Engine, Job, run_local, run_ray
+from omni123_hf.data.engines import Engine
 from omni123_hf.data.preparation_config import PreparationConfig
 from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired, prepare_asset
-from omni123_hf.data.prepare_shard import read_lines, shard_file
+from omni123_hf.data.prepare_run import check_engine, run_in_folder
+from omni123_hf.data.prepare_shard import read_lines
 from omni123_hf.data.prepared_views import render_views
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.run_folder import PLAN, is_finished, plan_of, write_lines
-from omni123_hf.data.run_lock import only_run
-from omni123_hf.data.store import AssetStore, StoreWriter, write_json
+from omni123_hf.data.run_folder import RunKind, asset_fingerprint, make_plan, write_lines
+from omni123_hf.data.store import AssetStore, StoreWriter
 from omni123_hf.errors import Omni123Error, RejectedError
 
 
@@ -71,7 +65,7 @@ AssetRejected = RejectedError
 
 # Of rejections, in the message of a run that keeps nothing.
 SHOWN_REASONS = 5
-SUMMARY = "dataset.json"
+ASSETS = RunKind("asset", "assets", "dataset.json")
 
 
 def prepare_dataset(
@@ -94,46 +88,17 @@ def prepare_dataset(
     and a run in which every asset is rejected raise `Omni123Error`.
     """
     config = config or PreparationConfig()
-    if workers < 1:
-        raise Omni123Error(f"workers must be at least 1, got {workers}")
-    if engine not in ("local", "ray"):
-        raise Omni123Error(f"unknown engine {engine!r}; choose local or ray")
-    out = Path(out).absolute()
-    listed = list(assets)
+    check_engine(workers, engine)
+    out, listed = Path(out).absolute(), list(assets)
     plan = _plan(listed, config, captioner)
-    if is_finished(out, plan, SUMMARY):
-        return AssetStore.open(out)
-    if importlib.util.find_spec("igl") is None:
-        # Labelling a closed mesh would fail, asset by asset, and leave a data set of the open ones only.
-        raise Omni123Error("preparing data needs libigl; install it with: pip install 'omni123-hf[data]'")
-    out.mkdir(parents=True, exist_ok=True)
-    with only_run(out):
-        # Another run may have begun or ended since.
-        if is_finished(out, plan, SUMMARY):
-            return AssetStore.open(out)
-        write_json(out / PLAN, plan)
-        shards = out / "shards"
-        shards.mkdir(exist_ok=True)
-        for leftover in shards.glob(".*"):
-            leftover.unlink()
-        total = -(-len(listed) // config.shard_size)
-        jobs = [
-            Job(listed[number * config.shard_size : (number + 1) * config.shard_size], shard_file(shards, number))
-            for number in range(total)
-            if not shard_file(shards, number).is_file()
-        ]
-        if jobs:
-            steps = (
-                run_ray(jobs, config, captioner) if engine == "ray" else run_local(jobs, config, workers, captioner)
-            )
-            _follow(steps, len(listed), sum(len(job.assets) for job in jobs), show_progress)
-        return finalise(out, total, config)
+    finish = partial(finalise, out, config=config)
+    work = AssetWork(config, captioner)
+    run_in_folder(out, listed, work, ASSETS, plan, finish, workers, engine, show_progress)
+    return AssetStore.open(out)
 
 
-def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetStore:
-    """Join `shards` finished shard files of `out` into the arrays and manifests of a store, then remove them."""
-    out = Path(out)
-    files = [shard_file(out / "shards", number) for number in range(shards)]
+def finalise(out: Path, files: Sequence[Path], config: PreparationConfig) -> None:
+    """Join the shard files of `out` into the arrays and manifests of a store, then remove them."""
     rejected = [line for file in files for line in read_lines(file, "rejected")]
     write_lines(out / "rejected.jsonl", rejected)
     write_lines(out / "timings.jsonl", [line for file in files for line in read_lines(file, "seconds")])
@@ -158,31 +123,8 @@ def finalise(out: str | Path, shards: int, config: PreparationConfig) -> AssetSt
             for row, record in enumerate(shard_records):
                 writer.append(record, {name: array[row] for name, array in arrays.items()})
     shutil.rmtree(out / "shards")
-    return AssetStore.open(out)
-
-
-def _follow(steps: Iterator[str], total: int, missing: int, show: bool) -> None:
-    """Count what comes in, on the screen if wanted."""
-    counts: Counter[str] = Counter()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.2f} assets/s"),
-        TimeRemainingColumn(),
-    )
-    start = time.monotonic()
-    # An asset may take many seconds: a rate over half a minute, as is usual, would jump.
-    with Progress(*columns, disable=not show, speed_estimate_period=600.0) as progress:
-        task = progress.add_task("preparing assets", total=total, completed=total - missing, speed=0.0)
-        for kind in steps:
-            counts[kind] += 1
-            words = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-            speed = counts.total() / (time.monotonic() - start)
-            progress.update(task, advance=1, description=words, speed=speed)
 
 
 def _plan(assets: Sequence[Asset], config: PreparationConfig, captioner: Captioner | None) -> dict[str, Any]:
-    """What a folder was begun with."""
-    described = {} if captioner is None else {"captioner": captioner.identity}
-    return plan_of(assets, {"config": config.to_dict(), **described})
+    further = {} if captioner is None else {"captioner": captioner.identity}
+    return make_plan(ASSETS, assets, asset_fingerprint, {"config": config.to_dict(), **further})

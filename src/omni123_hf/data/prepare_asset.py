@@ -25,6 +25,7 @@ from omni123_hf.data.splits import split_of
 from omni123_hf.data.store import asset_hash
 from omni123_hf.errors import RejectedError
 from omni123_hf.geometry.cameras import ALL_VIEWS
+from omni123_hf.geometry.extraction import EmptySurfaceError
 from omni123_hf.geometry.filters import check_filters, reject_failed
 from omni123_hf.geometry.health import mesh_health
 from omni123_hf.geometry.normalization import FIELD_BOUND, normalize_mesh
@@ -64,6 +65,8 @@ class Captioner(Protocol):
 # Share of an asset's time after which no caption is waited for. A busy model must stop the run before the sandbox ends
 # the asset, which would reject it for good; the rest is for a name lookup that hangs, and for sending the arrays.
 CAPTION_TIME_SHARE = 0.8
+# Share of the surface that bounds parts thinner than a grid step, from which a round trip that fails is put down to them.
+THIN_SHARE = 0.1
 
 
 @dataclass
@@ -122,10 +125,11 @@ def prepare_asset(
         qa["solid"]["volume"] = labeler.volume
         _check_solid(labeler, config)
     with clock.step("samples"):
-        arrays = _samples(solid, labeler, config, rng, asset_rng("sharp", asset.id, config.seed))
+        solid_field = SolidField(labeler)
+        arrays = _samples(solid, solid_field, config, rng, asset_rng("sharp", asset.id, config.seed))
     with clock.step("round_trip"):
         if config.round_trip_resolution:
-            qa["round_trip"] = _round_trip(solid, config)
+            qa["round_trip"] = _round_trip(solid, solid_field, config)
     attributes = dict(opened.attributes)
     with clock.step("views"):
         view_arrays, cameras = _views(mesh, config, asset_rng("views", asset.id, config.seed))
@@ -205,7 +209,7 @@ def _check_solid(labeler: SolidLabeler, config: PreparationConfig) -> None:
 
 def _samples(
     solid: trimesh.Trimesh,
-    labeler: SolidLabeler,
+    solid_field: SolidField,
     config: PreparationConfig,
     rng: np.random.Generator,
     sharp_rng: np.random.Generator,
@@ -218,7 +222,6 @@ def _samples(
         "surface": np.concatenate([points, normals], axis=1).astype(np.float16),
         "queries": queries,
     }
-    solid_field = SolidField(labeler)
     if config.truncation:
         distances = solid_field.signed_distance(places, config.truncation)
         arrays["occupancy"] = np.packbits(distances > 0)
@@ -238,18 +241,26 @@ def _samples(
     return arrays
 
 
-def _round_trip(solid: trimesh.Trimesh, config: PreparationConfig) -> dict[str, Any]:
-    result = round_trip(solid, config.round_trip_resolution)
+def _round_trip(solid: trimesh.Trimesh, solid_field: SolidField, config: PreparationConfig) -> dict[str, Any]:
+    resolution = config.round_trip_resolution
+    try:
+        result = round_trip(solid, resolution, field=solid_field)
+    except EmptySurfaceError as error:
+        detail = f"no point of a grid of {resolution} points a side falls into it"
+        raise RejectedError("round_trip_thin", detail) from error
+    failed = []
     if result.volume_iou < config.min_volume_iou:
-        raise RejectedError(
-            "round_trip_volume",
-            f"extracted again, its volume IoU is {result.volume_iou:.3f}, below {config.min_volume_iou}",
+        failed.append(
+            ("round_trip_volume", f"its volume IoU is {result.volume_iou:.3f}, below {config.min_volume_iou}")
         )
     if result.chamfer > config.max_chamfer:
-        raise RejectedError(
-            "round_trip_surface",
-            f"extracted again, its surface is {result.chamfer:.4f} off, above {config.max_chamfer}",
-        )
+        failed.append(("round_trip_surface", f"its surface is {result.chamfer:.4f} off, above {config.max_chamfer}"))
+    if failed:
+        reason, detail = failed[0]
+        if result.thin_share >= THIN_SHARE:
+            reason = "round_trip_thin"
+            detail += f"; {result.thin_share:.0%} of its surface bounds parts thinner than a step of the grid"
+        raise RejectedError(reason, f"extracted again, {detail}")
     return result.to_dict()
 
 

@@ -26,7 +26,7 @@ from omni123_hf.data.image_store import MAX_SIZE, SUMMARY, ImageStore, write_ima
 from omni123_hf.data.pictures import fit_square
 from omni123_hf.data.prepare_shard import lines_as_bytes, read_lines, shard_file
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.run_folder import PLAN, is_finished, plan_of, write_lines
+from omni123_hf.data.run_folder import PLAN, RunKind, asset_fingerprint, is_finished, make_plan, write_lines
 from omni123_hf.data.run_lock import only_run
 from omni123_hf.data.sandbox import Sandbox, SandboxLimits
 from omni123_hf.data.splits import split_of
@@ -40,6 +40,7 @@ SHARD_BYTES = 64 * 2**20
 # The largest picture that `PictureLimits` allows, decoded, as RGBA and premultiplied: 12 bytes a pixel.
 LIMITS = SandboxLimits(seconds=60.0, memory_bytes=2 * 2**30)
 SHOWN_REASONS = 5
+PICTURES = RunKind("picture", "pictures", SUMMARY)
 
 
 class PictureAsset(DescribedAsset, Protocol):
@@ -71,13 +72,13 @@ def prepare_images(
         raise Omni123Error(f"workers must be at least 1, got {workers}")
     out, listed = Path(out).absolute(), list(assets)
     settings = {"size": size, "seed": seed, "allow_unknown_licence": allow_unknown_licence}
-    plan = plan_of(listed, {"pictures": settings})
-    if is_finished(out, plan, SUMMARY):
+    plan = make_plan(PICTURES, listed, asset_fingerprint, {"settings": settings})
+    if is_finished(out, plan, PICTURES):
         return ImageStore.open(out)
     out.mkdir(parents=True, exist_ok=True)
     with only_run(out):
         # Another run may have begun or ended since.
-        if is_finished(out, plan, SUMMARY):
+        if is_finished(out, plan, PICTURES):
             return ImageStore.open(out)
         write_json(out / PLAN, plan)
         shards = out / "shards"

@@ -1,7 +1,7 @@
-"""A shard: about a hundred assets in one file that appears whole.
+"""A shard: about a hundred items, assets or editing pairs, in one file that appears whole.
 
 Whether a shard is done is whether its file is there, so preparing one twice does no harm and a stopped run goes on
-where it stopped. Each asset is worked on in a sandbox; one that is refused, crashes, or takes too much time or memory
+where it stopped. Each item is worked on in a sandbox; one that is refused, crashes, or takes too much time or memory
 becomes a line of reasons and never stops the others.
 """
 
@@ -9,26 +9,60 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from omni123_hf.data.assets import Asset, asset_place
 from omni123_hf.data.bounded_asset import SourceUnreachableError
 from omni123_hf.data.inputs.fields import clean_text
 from omni123_hf.data.preparation_config import PreparationConfig
-from omni123_hf.data.prepare_asset import Captioner, PreparedAsset, is_repaired, prepare_asset
 from omni123_hf.data.sandbox import Sandbox, SandboxLimits
 from omni123_hf.errors import Omni123Error, RejectedError
 
 
 @dataclass(frozen=True)
+class Row:
+    """What one item became: a row of each array, and a JSON value for each kind of lines."""
+
+    kind: Literal["kept", "repaired"]
+    arrays: dict[str, np.ndarray]
+    lines: dict[str, dict[str, Any]]
+
+
+class Work(Protocol):
+    """What is done to the items of a run. It is sent to the workers, and so are the items, which have an `id`."""
+
+    @property
+    def config(self) -> PreparationConfig:
+        """Limits and shard size."""
+        ...
+
+    @property
+    def layout(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and type of a row of each array."""
+        ...
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """Kinds of lines beside "rejected"."""
+        ...
+
+    def place(self, item: Any) -> tuple[str, str]:
+        """Source of an item and its path there, for whoever asks why it was rejected."""
+        ...
+
+    def prepare(self, item: Any) -> Row:
+        """Called in the sandbox. An item that cannot be used raises `RejectedError`."""
+        ...
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """What became of one asset: prepared, or rejected with a reason and a detail, or `fatal`: no asset's fault.
+    """What became of one item: a row, or rejected with a reason and a detail, or `fatal`: no item's fault.
 
     path: its place in its source.
     """
@@ -36,7 +70,7 @@ class Outcome:
     id: str
     source: str = ""
     path: str = ""
-    prepared: PreparedAsset | None = None
+    row: Row | None = None
     reason: str = ""
     detail: str = ""
     fatal: str = ""
@@ -44,81 +78,74 @@ class Outcome:
     @property
     def kind(self) -> str:
         """ "kept", "repaired" or "rejected"."""
-        if self.prepared is None:
-            return "rejected"
-        return "repaired" if is_repaired(self.prepared.record) else "kept"
+        return "rejected" if self.row is None else self.row.kind
 
 
-def open_sandbox(workers: int, config: PreparationConfig) -> Sandbox:
-    """`workers` processes, each bound to the time and memory that the configuration gives one asset."""
-    memory = config.memory_per_asset_mib * 2**20
-    limits = SandboxLimits(seconds=config.seconds_per_asset, memory_bytes=memory)
-    return Sandbox(workers, limits, preload=("omni123_hf.data.prepare_shard",))
+def open_sandbox(workers: int, work: Work) -> Sandbox:
+    """`workers` processes, each bound to the time and memory that the configuration gives one item."""
+    memory = work.config.memory_per_asset_mib * 2**20
+    limits = SandboxLimits(seconds=work.config.seconds_per_asset, memory_bytes=memory)
+    return Sandbox(workers, limits, preload=("omni123_hf.data.prepare_shard", type(work).__module__))
 
 
 def prepare_shard(
-    assets: Sequence[Asset],
+    items: Sequence[Any],
     path: Path,
-    config: PreparationConfig,
+    work: Work,
     sandbox: Sandbox,
-    captioner: Captioner | None = None,
     on_outcome: Callable[[str], None] | None = None,
 ) -> int:
-    """Prepare `assets` into the shard file `path`, unless it is there; returns the number of assets.
+    """Prepare `items` into the shard file `path`, unless it is there; returns the number of items.
 
     on_outcome: called with each `Outcome.kind` as it is known.
     """
     if path.is_file():
-        return len(assets)
+        return len(items)
     outcomes: dict[str, Outcome] = {}
-    for asset, result in sandbox.map_unordered(partial(attempt, config=config, captioner=captioner), assets):
+    for item, result in sandbox.map_unordered(partial(attempt, work=work), items):
         if isinstance(result, RejectedError):
-            result = _outcome(asset, reason=result.reason, detail=str(result))
+            result = _outcome(item, work, reason=result.reason, detail=str(result))
         if result.fatal:
             raise Omni123Error(result.fatal)
-        outcomes[asset.id] = result
+        outcomes[item.id] = result
         if on_outcome is not None:
             on_outcome(result.kind)
-    write_shard(path, [outcomes[asset.id] for asset in assets], config)
-    return len(assets)
+    write_shard(path, [outcomes[item.id] for item in items], work)
+    return len(items)
 
 
-def attempt(asset: Asset, config: PreparationConfig, captioner: Captioner | None = None) -> Outcome:
-    """`prepare_asset` as an outcome; the sandbox turns what is wrong with the asset into a `RejectedError`."""
+def attempt(item: Any, work: Work) -> Outcome:
+    """`work.prepare` as an outcome; the sandbox turns what is wrong with the item into a `RejectedError`."""
     from omni123_hf.data.captioning.backends import BackendError
 
     try:
-        return _outcome(asset, prepared=prepare_asset(asset, config, captioner=captioner))
+        return _outcome(item, work, row=work.prepare(item))
     except (BackendError, SourceUnreachableError) as error:
-        return _outcome(asset, fatal=str(error))
+        return _outcome(item, work, fatal=str(error))
 
 
-def _outcome(asset: Asset, **values: Any) -> Outcome:
-    return Outcome(asset.id, asset.source, asset_place(asset)[0], **values)
+def _outcome(item: Any, work: Work, **values: Any) -> Outcome:
+    return Outcome(item.id, *work.place(item), **values)
 
 
-def write_shard(path: Path, outcomes: Sequence[Outcome], config: PreparationConfig) -> None:
+def write_shard(path: Path, outcomes: Sequence[Outcome], work: Work) -> None:
     """Write outcomes, in order, as one file."""
-    kept = [outcome.prepared for outcome in outcomes if outcome.prepared is not None]
+    kept = [outcome.row for outcome in outcomes if outcome.row is not None]
     stacked: dict[str, Any] = {}
-    for name in config.sizes.names:
-        shape, dtype = config.sizes.array(name)
+    for name, (shape, dtype) in work.layout.items():
         stacked[name] = np.stack([row.arrays[name] for row in kept]) if kept else np.empty((0, *shape), dtype)
-    lines = {
-        "records": [row.record.to_dict() for row in kept],
-        "rejected": [
-            {
-                "id": outcome.id,
-                "source": outcome.source,
-                "path": outcome.path,
-                "reason": outcome.reason,
-                "detail": outcome.detail,
-            }
-            for outcome in outcomes
-            if outcome.prepared is None
-        ],
-        "seconds": [{"id": row.record.id, **row.seconds} for row in kept],
-    }
+    lines = {name: [row.lines[name] for row in kept] for name in work.lines}
+    lines["rejected"] = [
+        {
+            "id": outcome.id,
+            "source": outcome.source,
+            "path": outcome.path,
+            "reason": outcome.reason,
+            "detail": outcome.detail,
+        }
+        for outcome in outcomes
+        if outcome.row is None
+    ]
     for name, each in lines.items():
         stacked[name] = lines_as_bytes(each)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -138,7 +165,7 @@ def lines_as_bytes(lines: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def read_lines(path: Path, name: str) -> list[dict[str, Any]]:
-    """The JSON lines "records", "rejected" or "seconds" of a shard file; one of an older version raises `Omni123Error`."""
+    """The JSON lines `name` of a shard file; one of an older version raises `Omni123Error`."""
     with np.load(path, allow_pickle=False) as shard:
         content = shard[name]
     if content.dtype != np.uint8:

@@ -207,7 +207,7 @@ def _quality(records: Sequence[AssetRecord]) -> dict[str, Any]:
         for group, names in (
             ("mesh", ("faces", "components")),
             ("solid", ("volume", "sheet_share", "bridged_share", "dropped_shells")),
-            ("round_trip", ("volume_iou", "chamfer")),
+            ("round_trip", ("volume_iou", "chamfer", "thin_share")),
         ):
             for name in names:
                 if name in qa.get(group, {}):

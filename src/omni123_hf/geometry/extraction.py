@@ -84,6 +84,21 @@ def evaluate_grid(
 
 def mesh_from_grid(grid: np.ndarray, bound: float = FIELD_BOUND) -> trimesh.Trimesh:
     """Closed mesh of the positive region of a grid (R,R,R) over ±bound; the grid's border counts as outside."""
+    vertices, faces, _ = closed_marching_cubes(grid)
+    # Index i of R grid points is at -bound + i * 2 * bound / (R - 1): both ends belong to the grid.
+    scaled = vertices.astype(np.float64) * (2.0 * bound / (len(grid) - 1)) - bound
+    mesh = trimesh.Trimesh(scaled, faces, process=False)
+    if mesh.volume < 0:
+        mesh.invert()
+    return mesh
+
+
+def closed_marching_cubes(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices (V,3) in grid units, faces (F,3), normals out, of the positive region of a grid (R,R,R), always closed.
+
+    The third is the grid whose surface it is: its border is outside, and contacts that no surface could pass between
+    are closed.
+    """
     grid = np.array(grid, dtype=np.float32)
     if not (grid[1:-1, 1:-1, 1:-1] > 0).any():
         raise EmptySurfaceError(
@@ -99,20 +114,14 @@ def mesh_from_grid(grid: np.ndarray, bound: float = FIELD_BOUND) -> trimesh.Trim
     grid[near] = np.where(grid[near] > 0, margin, -margin)
 
     for _ in range(REPAIR_ROUNDS):
-        vertices, faces, _, _ = marching_cubes(grid, level=0.0)
+        vertices, faces, _, _ = marching_cubes(grid, level=0.0, gradient_direction="ascent")
         bad = _open_vertices(faces, len(vertices))
         if not len(bad):
             break
         _separate(grid, vertices[bad], step)
     else:
         raise Omni123Error("marching cubes left open or crossing edges in this field; try another resolution")
-
-    # Index i of R grid points is at -bound + i * 2 * bound / (R - 1): both ends belong to the grid.
-    scaled = vertices.astype(np.float64) * (2.0 * bound / (len(grid) - 1)) - bound
-    mesh = trimesh.Trimesh(scaled, faces, process=False)
-    if mesh.volume < 0:
-        mesh.invert()
-    return mesh
+    return vertices, faces, grid
 
 
 def _typical_step(grid: np.ndarray) -> float:

@@ -9,12 +9,12 @@ import numpy as np
 import trimesh
 from skimage.measure import marching_cubes
 
-from omni123_hf.geometry.extraction import mesh_from_grid
+from omni123_hf.geometry.extraction import closed_marching_cubes
 from omni123_hf.geometry.interior import Interior
 from omni123_hf.geometry.mesh_queries import NearestSurface
 from omni123_hf.geometry.shells import is_closed
 from omni123_hf.geometry.solid import FLOOD_BOUND
-from omni123_hf.geometry.voxels import boundary, enclosed, grow, voxel_centres, voxel_of, voxel_size
+from omni123_hf.geometry.voxels import boundary, enclosed, grow, voxel_centres, voxel_of, voxel_size, window_of
 
 
 # No value may come closer to the level than this share of a voxel: vertices of neighbouring cells would fall together.
@@ -81,21 +81,23 @@ def surface_of_field(field: np.ndarray) -> trimesh.Trimesh:
 
     The outermost voxels must be negative. Raises `EmptySurfaceError` when nothing is positive.
     """
-    resolution = len(field)
-    size = voxel_size(resolution)
+    vertices, faces, _ = marching_cubes_of(field)
+    size = voxel_size(len(field))
+    return trimesh.Trimesh(vertices * size - (FLOOD_BOUND - 0.5 * size), faces, process=False)
+
+
+def marching_cubes_of(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices (V,3) float64 in voxels from the first centre, faces (F,3) int64 and the field whose surface it is.
+
+    As `extraction.closed_marching_cubes`, but only where something is positive.
+    """
     positive = field > 0
-    window = tuple(
-        slice(max(int(used[0]) - 1, 0), int(used[-1]) + 2)
-        for used in (np.flatnonzero(positive.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
-        if len(used)
-    )
-    bound = FLOOD_BOUND - 0.5 * size
-    if not window:
-        return mesh_from_grid(field, bound)
-    vertices, faces, _, _ = marching_cubes(field[window], level=0.0, gradient_direction="ascent")
-    faces = faces.astype(np.int64)
-    # Marching cubes crosses a few edges where two pieces touch at a voxel's corner; the repair costs ten times as much.
-    if not is_closed(faces):
-        return mesh_from_grid(field, bound)
-    corner = np.array([side.start for side in window])
-    return trimesh.Trimesh((vertices + corner) * size - bound, faces, process=False)
+    window = window_of(positive)
+    if window is not None:
+        vertices, faces, _, _ = marching_cubes(field[window], level=0.0, gradient_direction="ascent")
+        faces = faces.astype(np.int64)
+        # Marching cubes crosses a few edges where two pieces touch at a voxel's corner; the repair costs ten times as much.
+        if is_closed(faces):
+            return vertices + np.array([side.start for side in window]), faces, field
+    vertices, faces, field = closed_marching_cubes(field)
+    return vertices.astype(np.float64), faces.astype(np.int64), field

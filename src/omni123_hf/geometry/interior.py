@@ -29,6 +29,7 @@ from omni123_hf.geometry.voxels import (
     voxel_centres,
     voxel_of,
     voxel_size,
+    window_of,
 )
 
 
@@ -94,9 +95,16 @@ def check_resolution(resolution: int) -> None:
 def inside_of_closed(field: WindingField, surface: np.ndarray) -> np.ndarray:
     """Voxels (R,R,R) bool inside a closed mesh: its winding number is constant over each region that no face crosses."""
     resolution = len(surface)
-    labels, member = regions(~surface)
-    numbers = field.number(voxel_centres(member, resolution))
-    inside = (numbers > 0.5)[labels]
+    inside = np.zeros_like(surface)
+    window = window_of(surface)
+    if window is None:
+        return inside
+    part = surface[window]
+    labels, member = regions(~part)
+    corner = np.array([side.start for side in window])[:, None]
+    places = np.ravel_multi_index(np.array(np.unravel_index(member, part.shape)) + corner, surface.shape)
+    numbers = field.number(voxel_centres(places, resolution))
+    inside[window] = (numbers > 0.5)[labels]
     flat = np.flatnonzero(surface)
     inside.reshape(-1)[flat] = field.number(voxel_centres(flat, resolution), GRID_ACCURACY) > 0.5
     return inside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,23 @@ class WindingField:
         split: cut long triangles up first, which pays for grids and changes the answers by rounding errors only.
         """
         self._tree = import_igl().FastWindingNumberBVH()
+        self._factor = 1.0
         if split:
             vertices, faces = subdivide_to_size(vertices, faces, SPLIT_LENGTH, max_iter=SPLIT_ROUNDS)
         self._tree.init(np.ascontiguousarray(vertices, dtype=np.float64), np.ascontiguousarray(faces, dtype=np.int64))
+
+    def scaled(self, factor: float) -> WindingField:
+        """The field of the mesh `factor` times as large, with the same tree."""
+        other = copy.copy(self)
+        other._factor = factor * self._factor
+        return other
 
     def number(self, points: np.ndarray, accuracy: float = EXACT_ACCURACY) -> np.ndarray:
         """(N,3) to (N,) float64: 1 inside a closed solid, 0 outside, in between near the holes of an open one."""
         order = spatial_order(points)
         answer = np.empty(len(points))
-        answer[order] = self._tree.winding_number(np.ascontiguousarray(points[order], dtype=np.float64), accuracy)
+        asked = np.ascontiguousarray(points[order] / self._factor, dtype=np.float64)
+        answer[order] = self._tree.winding_number(asked, accuracy)
         return answer
 
 
@@ -72,16 +81,23 @@ class NearestSurface:
         self._vertices = np.ascontiguousarray(vertices, dtype=np.float64)
         self._faces = np.ascontiguousarray(faces, dtype=np.int64)
         self._tree = import_igl().AABB()
+        self._factor = 1.0
         self._tree.init(self._vertices, self._faces)
+
+    def scaled(self, factor: float) -> NearestSurface:
+        """The surface `factor` times as large, with the same tree."""
+        other = copy.copy(self)
+        other._factor = factor * self._factor
+        return other
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,3) to the distances (N,) and the closest surface points (N,3), both float64."""
         distance, place = np.empty(len(points)), np.empty((len(points), 3))
         if len(points):
             order = spatial_order(points)
-            asked = np.ascontiguousarray(points[order], dtype=np.float64)
+            asked = np.ascontiguousarray(points[order] / self._factor, dtype=np.float64)
             squared, _, found = self._tree.squared_distance(self._vertices, self._faces, asked)
-            distance[order], place[order] = np.sqrt(squared), found
+            distance[order], place[order] = np.sqrt(squared) * self._factor, found * self._factor
         return distance, place
 
     def distance(self, points: np.ndarray) -> np.ndarray:

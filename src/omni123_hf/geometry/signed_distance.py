@@ -36,7 +36,7 @@ class SolidField:
         self.labeler = solid if isinstance(solid, SolidLabeler) else SolidLabeler(solid)
         vertices, faces = self.labeler.vertices, self.labeler.faces
         surface = voxelize_surface(vertices[faces], LABEL_RESOLUTION)
-        self._nearest = NearestSurface(vertices, faces)
+        self.nearest = NearestSurface(vertices, faces)
         self._least_distance = _least_distance(surface)
         if self.labeler.method == "winding":
             # A face may clip a voxel that holds no sample of it, but then a neighbour holds one.
@@ -68,7 +68,7 @@ class SolidField:
         distance = np.full(len(points), truncation)
         least = self._least_distance.reshape(-1)[voxel_of(points, len(self._least_distance))]
         close = np.flatnonzero(least < truncation)
-        distance[close] = np.minimum(self._nearest.distance(points[close]), truncation)
+        distance[close] = np.minimum(self.nearest.distance(points[close]), truncation)
         inside = self.occupancy(points)
         magnitude = distance.astype(np.float32)
         return np.where(inside, np.maximum(magnitude, SMALLEST_INSIDE), -magnitude)

@@ -73,8 +73,21 @@ def regions(free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     labels, count = ndimage.label(free)
     member = np.zeros(count + 1, dtype=np.int64)
-    member[labels.reshape(-1)] = np.arange(labels.size, dtype=np.int32)
+    flat = labels.reshape(-1)
+    begins = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    member[flat[begins]] = begins
     return labels, member
+
+
+def window_of(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """Index of the smallest box around `mask` with a voxel of room on every side, as far as there is one; None if empty."""
+    sides = []
+    for others in ((1, 2), (0, 2), (0, 1)):
+        used = np.flatnonzero(mask.any(axis=others))
+        if not len(used):
+            return None
+        sides.append(slice(max(int(used[0]) - 1, 0), int(used[-1]) + 2))
+    return sides[0], sides[1], sides[2]
 
 
 def enclosed(blocked: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from omni123_hf.geometry.shells import (
     is_closed,
     oriented,
     outward,
+    separated,
     shell_boxes,
     shell_labels,
     shell_volumes,
@@ -86,27 +87,33 @@ def make_watertight(
         raise RejectedError("empty", "the mesh has no faces with area, so it encloses nothing")
     if not np.isfinite(vertices).all() or np.abs(vertices[faces]).max() > ROOM_FOR_WALLS:
         raise Omni123Error(f"the mesh leaves the box ±{HALF_EXTENT}; call normalize_mesh before make_watertight")
-    closed = _close_by_turning(vertices, faces)
+    closed = _closed_surface(vertices, faces)
     reason = "open"
     if closed is not None:
-        result, reason = _solid_of_closed(mesh, vertices, closed, unchanged=closed is faces)
+        vertices, faces, unchanged = closed
+        result, reason = _solid_of_closed(mesh, vertices, faces, unchanged)
         if result is not None:
             return result
-        faces = closed
     else:
         faces = without_doubles(faces)
     return _rebuild(vertices, faces, reason, resolution, sheet_thickness, max_sheet_share, min_shell_length)
 
 
-def _close_by_turning(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray | None:
-    """Closed, consistently wound faces without adding or moving anything, or None."""
+def _closed_surface(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool] | None:
+    """Closed, consistently wound vertices and faces without adding or moving anything, or None.
+
+    The third says that no face was turned or left out. Welding joins what only touches, so it may also make a closed
+    surface look open: such places are separated again.
+    """
+    once = without_doubles(faces)
+    return _apart(vertices, once, once is faces) or _apart(vertices, oriented(vertices, once), False)
+
+
+def _apart(vertices: np.ndarray, faces: np.ndarray, unchanged: bool) -> tuple[np.ndarray, np.ndarray, bool] | None:
     if is_closed(faces):
-        return faces
-    faces = without_doubles(faces)
-    if is_closed(faces):
-        return faces
-    turned = oriented(vertices, faces)
-    return turned if is_closed(turned) else None
+        return vertices, faces, unchanged
+    split = separated(vertices, faces)
+    return None if split is None else (*split, unchanged)
 
 
 def _solid_of_closed(

@@ -16,6 +16,7 @@ from PIL import Image
 from preparation_assets import SMALL, FakeAsset
 from scripted import CAPTIONS, LONG, MEDIUM, SHORT, chair_captioner
 
+from omni123_hf.data.asset_work import AssetWork
 from omni123_hf.data.captioning.backends import BackendError
 from omni123_hf.data.captioning.cache import JsonCache
 from omni123_hf.data.captioning.conversation import ConversationCaptioner, ConversationSettings
@@ -63,7 +64,7 @@ def test_an_endpoint_that_takes_too_long_is_no_fault_of_the_asset(action, said):
     config = replace(SMALL, seconds_per_asset=2.0)
     with chat_server(action) as server:
         start = time.monotonic()
-        outcome = attempt(FakeAsset("fake/0"), config, chair_captioner(OpenAIBackend(server.url, "m")))
+        outcome = attempt(FakeAsset("fake/0"), AssetWork(config, chair_captioner(OpenAIBackend(server.url, "m"))))
         assert time.monotonic() - start < config.seconds_per_asset
     assert said in outcome.fatal and "run again" in outcome.fatal
 

@@ -37,6 +37,11 @@ class Member:
     name: str
     place: ArchivePlace | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def file(self) -> Path:
+        """Where it lies on this machine: itself, or its tar."""
+        return Path(self.root) / (self.archive or self.name)
+
     def read(self, most: int) -> bytes:
         """Its bytes; more than `most`, a link, or a file that is gone raise RejectedError."""
         if self.place is not None:

@@ -39,6 +39,11 @@ class MeshPairSpec:
     licence_warning: str | None = None
     limits: LoadLimits = field(default_factory=LoadLimits)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the two meshes, or the tar that holds both."""
+        return tuple(dict.fromkeys((self.source.file, self.target.file)))
+
     def open(self) -> OpenedPair:
         """Load both meshes into their common frame. Raises RejectedError as `load_mesh` does."""
         meshes = [load_member(member, self.limits) for member in (self.source, self.target)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import trimesh
@@ -33,6 +34,12 @@ class PairSpec(Protocol):
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it is read from. A run goes on only while their sizes and times are those that it began with."""
+        ...
+
     def open(self) -> OpenedPair:
         """Build or load the pair. Raises `RejectedError` when it cannot be used."""
         ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import trimesh
@@ -55,6 +56,11 @@ class ParametricPairSpec:
     def id(self) -> str:
         """`edit/parametric/{category}/{kind}/{number:06d}`."""
         return f"edit/parametric/{self.category}/{self.kind}/{self.number:06d}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """None."""
+        return ()
 
     def open(self) -> OpenedPair:
         """Draw programs until an edit of the kind changes the shape and keeps the splits apart, and build both sides.

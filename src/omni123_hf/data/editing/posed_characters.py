@@ -53,6 +53,11 @@ class PosePairSpec:
         moments = "-".join(f"{round(1000 * t):06d}" for t in (self.source_time, self.target_time))
         return f"edit/pose/{Path(self.path).stem}/{self.animation:02d}/{moments}"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The character's."""
+        return (Path(self.path),)
+
     def open(self) -> OpenedPair:
         """Pose both sides. Raises RejectedError: "static" when they agree, and the reasons of `load_character`."""
         character = load_character(self.path)

@@ -1,32 +1,64 @@
-"""From pairs to a pair store: shards of whole pairs that appear at once, then one store a side and `pairs.jsonl`."""
+"""From pairs to a pair store: the run of `data.prepare_run` over pairs, then one store a side and `pairs.jsonl`."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from omni123_hf.data.editing.members import Member
 from omni123_hf.data.editing.pair_specs import PairSpec
 from omni123_hf.data.editing.pair_store import EditPairStore, write_summary
 from omni123_hf.data.editing.prepare_pair import PAIR_CONFIG, SIDES, PreparedPair, check_config, prepare_pair
 from omni123_hf.data.editing.records import EditPair, write_pairs
-from omni123_hf.data.engines import one_thread_each
+from omni123_hf.data.engines import Engine
 from omni123_hf.data.preparation_config import PreparationConfig
-from omni123_hf.data.prepare_shard import shard_file
+from omni123_hf.data.prepare_run import check_engine, run_in_folder
+from omni123_hf.data.prepare_shard import Row, read_lines
 from omni123_hf.data.records import AssetRecord
-from omni123_hf.data.sandbox import Sandbox, SandboxLimits
-from omni123_hf.data.store import ARRAYS, StoreWriter, write_json
-from omni123_hf.errors import Omni123Error, RejectedError
+from omni123_hf.data.run_folder import RunKind, fingerprint_line, make_plan, write_lines
+from omni123_hf.data.store import ARRAYS, StoreWriter
+from omni123_hf.errors import Omni123Error
+
+
+PAIRS = RunKind("pair", "pairs", "editing.json")
+_PLACE_FIELDS = {"path", "root"}
+
+
+@dataclass(frozen=True)
+class PairWork:
+    """`prepare_pair` with its settings; see `data.prepare_shard.Work`. Arrays and records stand once for each side."""
+
+    config: PreparationConfig
+    lines = ("pairs", *(f"{side}_records" for side in SIDES))
+
+    @property
+    def layout(self) -> Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """The arrays of both stores."""
+        return {f"{side}_{name}": self.config.sizes.array(name) for side in SIDES for name in ARRAYS}
+
+    def place(self, item: PairSpec) -> tuple[str, str]:
+        """Always "editing", and the name of the first file."""
+        return "editing", item.files[0].name if item.files else ""
+
+    def prepare(self, item: PairSpec) -> Row:
+        """The pair as a row."""
+        return pair_row(prepare_pair(item, self.config))
+
+
+def pair_row(prepared: PreparedPair) -> Row:
+    """A prepared pair as a row of a shard."""
+    arrays, lines = {}, {"pairs": prepared.pair.to_dict()}
+    for side, record, each in zip(SIDES, prepared.records, prepared.arrays, strict=True):
+        lines[f"{side}_records"] = record.to_dict()
+        arrays.update({f"{side}_{name}": each[name] for name in ARRAYS})
+    return Row("kept", arrays, lines)
 
 
 def prepare_pairs(
@@ -35,127 +67,76 @@ def prepare_pairs(
     workers: int = 1,
     config: PreparationConfig = PAIR_CONFIG,
     show_progress: bool = True,
+    engine: Engine = "local",
 ) -> EditPairStore:
-    """Prepare pairs into the folder `out` with `workers` sandboxed processes and open the result.
+    """Prepare pairs into the folder `out` and open the result.
 
-    Calling it again with the same pairs and configuration goes on where a stopped run ended. Pairs that cannot be used,
-    and pairs with the same two shapes as an earlier one, are named with a reason in `rejected.jsonl`. Other pairs or
-    settings in a folder already begun, and a run without a usable pair, raise `Omni123Error`.
+    workers: processes of the local engine; on Ray the cluster decides. Calling it again with the same pairs and
+    configuration goes on where a stopped run ended. Pairs are the same when all that is stated about them is, and size
+    and time of their files. Pairs that cannot be used, and pairs with the same two shapes as an earlier one, are named
+    with a reason in `rejected.jsonl`. Other pairs or settings in a folder already begun, a folder that holds anything
+    else, another run at work there, ids given twice and a run without a usable pair raise `Omni123Error`.
     """
     check_config(config)
-    out, listed = Path(out), list(specs)
-    plan = _plan(listed, config)
-    plan_file, shards = out / "plan.json", out / "shards"
-    if plan_file.is_file():
-        if json.loads(plan_file.read_text(encoding="utf-8")) != plan:
-            raise Omni123Error(f"{out} was begun with other pairs or settings; choose another folder or remove it")
-        if (out / "editing.json").is_file():
-            return EditPairStore.open(out)
-    elif out.is_dir() and any(out.iterdir()):
-        raise Omni123Error(f"{out} holds something else; choose another folder")
-    if importlib.util.find_spec("igl") is None:
-        raise Omni123Error("preparing data needs libigl; install it with: pip install 'omni123-hf[data]'")
-    shards.mkdir(parents=True, exist_ok=True)
-    write_json(plan_file, plan)
-    files = [shard_file(shards, number) for number in range(-(-len(listed) // config.shard_size))]
-    chunks = [listed[start : start + config.shard_size] for start in range(0, len(listed), config.shard_size)]
-    waiting = [(file, chunk) for file, chunk in zip(files, chunks, strict=True) if not file.is_file()]
-    if waiting:
-        limits = SandboxLimits(config.seconds_per_asset, config.memory_per_asset_mib * 2**20)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with (
-            one_thread_each(),
-            Sandbox(workers, limits, preload=("omni123_hf.data.editing.prepare_pairs",)) as sandbox,
-            Progress(*columns, disable=not show_progress) as progress,
-        ):
-            task = progress.add_task("preparing pairs", total=sum(len(chunk) for _, chunk in waiting))
-            for file, chunk in waiting:
-                outcomes: dict[str, PreparedPair | RejectedError] = {}
-                for spec, outcome in sandbox.map_unordered(partial(prepare_pair, config=config), chunk):
-                    outcomes[spec.id] = outcome
-                    progress.advance(task)
-                _write_shard(file, [(spec.id, outcomes[spec.id]) for spec in chunk], config)
-    return _finalise(out, files, config)
+    check_engine(workers, engine)
+    out, listed = Path(out).absolute(), list(specs)
+    plan = make_plan(PAIRS, listed, _fingerprint, {"config": config.to_dict()})
+    finish = partial(finalise, out, config=config)
+    run_in_folder(out, listed, PairWork(config), PAIRS, plan, finish, workers, engine, show_progress)
+    return EditPairStore.open(out)
 
 
-def _write_shard(
-    path: Path, outcomes: Sequence[tuple[str, PreparedPair | RejectedError]], config: PreparationConfig
-) -> None:
-    kept = [outcome for _, outcome in outcomes if isinstance(outcome, PreparedPair)]
-    stacked: dict[str, Any] = {}
-    for place, side in enumerate(SIDES):
-        for name in ARRAYS:
-            shape, dtype = config.sizes.array(name)
-            rows = [each.arrays[place][name] for each in kept]
-            stacked[f"{side}_{name}"] = np.stack(rows) if rows else np.empty((0, *shape), dtype)
-        stacked[f"{side}_records"] = _lines([each.records[place].to_dict() for each in kept])
-    stacked["pairs"] = _lines([each.pair.to_dict() for each in kept])
-    stacked["rejected"] = _lines(
-        [
-            {"id": name, "reason": outcome.reason, "detail": str(outcome)}
-            for name, outcome in outcomes
-            if isinstance(outcome, RejectedError)
-        ]
-    )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, allow_pickle=False, **stacked)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _finalise(out: Path, files: Sequence[Path], config: PreparationConfig) -> EditPairStore:
+def finalise(out: Path, files: Sequence[Path], config: PreparationConfig) -> None:
     """Join the shards, leave out pairs whose two shapes stand there already, then remove the shards."""
     pairs: list[EditPair] = []
-    places: list[tuple[Path, list[int]]] = []
+    kept_rows: list[list[int]] = []
     rejected: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
     for file in files:
-        with np.load(file, allow_pickle=False) as shard:
-            rejected += [json.loads(line) for line in shard["rejected"].tolist()]
-            rows = []
-            for row, line in enumerate(shard["pairs"].tolist()):
-                pair = EditPair.from_dict(json.loads(line))
-                key = json.dumps([pair.source.kind, pair.source.reference, pair.target.reference], sort_keys=True)
-                if key in seen:
-                    detail = f"the same two shapes as {seen[key]}"
-                    rejected.append({"id": pair.id, "reason": "duplicate", "detail": detail})
-                    continue
-                seen[key] = pair.id
-                rows.append(row)
-                pairs.append(replace(pair, index=len(pairs)))
-        places.append((file, rows))
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in rejected)
-    (out / "rejected.jsonl").write_text(text, encoding="utf-8")
+        rejected += read_lines(file, "rejected")
+        rows = []
+        for row, line in enumerate(read_lines(file, "pairs")):
+            pair = EditPair.from_dict(line)
+            key = json.dumps([pair.source.kind, pair.source.reference, pair.target.reference], sort_keys=True)
+            if key in seen:
+                detail = f"the same two shapes as {seen[key]}"
+                rejected.append(
+                    {"id": pair.id, "source": "editing", "path": "", "reason": "duplicate", "detail": detail}
+                )
+                continue
+            seen[key] = pair.id
+            rows.append(row)
+            pairs.append(replace(pair, index=len(pairs)))
+        kept_rows.append(rows)
+    write_lines(out / "rejected.jsonl", rejected)
     if not pairs:
         raise Omni123Error(f"every pair was rejected; the reasons are in {out / 'rejected.jsonl'}")
     for side in SIDES:
         settings = {"preparation": config.to_dict(), "side": side}
         with StoreWriter(out / side, len(pairs), config.sizes, settings) as writer:
-            for file, rows in places:
+            for file, rows in zip(files, kept_rows, strict=True):
                 with np.load(file, allow_pickle=False) as shard:
                     arrays = {name: shard[f"{side}_{name}"] for name in ARRAYS}
-                    records = shard[f"{side}_records"].tolist()
+                records = read_lines(file, f"{side}_records")
                 for row in rows:
-                    record = AssetRecord.from_dict(json.loads(records[row]))
-                    writer.append(record, {name: array[row] for name, array in arrays.items()})
+                    writer.append(
+                        AssetRecord.from_dict(records[row]), {name: array[row] for name, array in arrays.items()}
+                    )
     write_pairs(out / "pairs.jsonl", pairs)
     write_summary(out, pairs, {"preparation": config.to_dict(), "rejected": len(rejected)})
     shutil.rmtree(out / "shards")
-    return EditPairStore.open(out)
 
 
-def _plan(specs: Sequence[PairSpec], config: PreparationConfig) -> dict[str, Any]:
-    if not specs:
-        raise Omni123Error("there are no pairs to prepare")
-    ids = [spec.id for spec in specs]
-    if len(set(ids)) != len(ids):
-        raise Omni123Error("pair ids must be unique; number the pairs of one object")
-    digest = hashlib.sha256("\n".join(map(repr, specs)).encode()).hexdigest()
-    return dict(json.loads(json.dumps({"pairs": len(ids), "pairs_hash": digest, "config": config.to_dict()})))
+def _fingerprint(spec: PairSpec) -> str:
+    """Everything that is stated about a pair, and size and time of its files, as one line."""
+    if is_dataclass(spec):
+        names = {each.name for each in fields(spec)} - _PLACE_FIELDS
+        stated = {name: _stated(getattr(spec, name)) for name in names}
+    else:
+        stated = {"pair": repr(spec)}
+    return fingerprint_line(type(spec).__qualname__, [file.name for file in spec.files], spec.files, stated)
 
 
-def _lines(values: Sequence[dict[str, Any]]) -> np.ndarray:
-    return np.array([json.dumps(value, ensure_ascii=False) for value in values], dtype=str)
+def _stated(value: Any) -> Any:
+    """A member without the folder that its set lies in."""
+    return [value.archive, value.name] if isinstance(value, Member) else value
