@@ -140,6 +140,18 @@ def test_the_vaes_term_leaves_the_discriminator_alone():
     assert [adversary.judges(step) for step in range(4)] == [False, False, False, True]
 
 
+def test_the_discriminator_follows_the_schedule_of_the_vae():
+    torch.manual_seed(0)
+    adversary = Adversary(PatchDiscriminator(4, 2), 0.5, start=0, lead=0, learning_rate=1e-2)
+    bias = adversary.discriminator.layers[0].bias
+    for schedule in (0.5, 0.0):
+        before = bias.detach().clone()
+        adversary.accumulate(torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16, 16), 1.0)
+        adversary.step(schedule, 1.0)
+        # Adam's first step is as long as the learning rate, wherever there is a gradient.
+        assert (bias - before).abs().max().item() == pytest.approx(schedule * 1e-2, rel=1e-3, abs=1e-9)
+
+
 def test_a_run_cannot_change_its_mind(store_folder, whole, tmp_path):
     shutil.copytree(whole / "checkpoint-10", tmp_path / "checkpoint-10")
     for change, message in (
