@@ -258,7 +258,10 @@ class CosineVectorQuantizer(nn.Module):
         if len(dead) == 0:
             return
         if first_rank():
-            rows = torch.randint(len(flat), (len(dead),), device=flat.device)
+            # By distance from their codes: drawn evenly, codes would join those that the many equal tokens (a plain
+            # background) have already, and idle again.
+            distances = (1 - (flat * F.embedding(indices, self.codes())).sum(-1)).clamp_min(1e-8)
+            rows = torch.multinomial(distances, len(dead), replacement=len(dead) > len(flat))
             jitter = torch.randn(len(dead), flat.shape[1], device=flat.device) * 0.02
             # Written through `.data`: backward of this very step still needs the graph that was built on the old codes.
             self.codebook.data[dead] = (flat[rows] + jitter).to(self.codebook.dtype)

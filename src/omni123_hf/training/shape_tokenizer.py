@@ -40,6 +40,8 @@ OPTIONS: dict[str, Any] = {
     "picture_resolution": 48,
     **SHARED_OPTIONS,
 }
+# Shapes on which a second stage fits the scale of its field.
+SCALED_SAMPLES = 8
 LABELS = {"occupancy": "occupancy", "tsdf": "signed_distance"}
 # "field_loss" is the distance's; where it merely repeats the occupancy's it is left out.
 LOGGED_LOSSES = (
@@ -218,6 +220,36 @@ def check_distances(store: AssetStore, model: Omni123ShapeTokenizer) -> None:
         )
 
 
+def begins_distances(recipe: Recipe, model: Omni123ShapeTokenizer) -> bool:
+    """Whether a "tsdf" run starts at weights that were trained on occupancy."""
+    initial = recipe.model.get("from_pretrained")
+    if initial is None or model.config.field_target != "tsdf":
+        return False
+    return Omni123ShapeTokenizerConfig.from_pretrained(initial).field_target == "occupancy"
+
+
+@torch.no_grad()
+def scale_logits_to_distances(model: Omni123ShapeTokenizer, batch: dict[str, torch.Tensor]) -> float:
+    """Scales the head of an occupancy model so that its logits become distances in units of the truncation.
+
+    The factor, which is returned, fits best where the true distance lies within the truncation. Level 0 stays where it is:
+    unscaled, logits are distances several truncations long, and the first steps would cost the shape that they describe.
+    `batch` holds points, normals, queries and signed distances.
+    """
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    memory = model.project_latents(model.decode_latents(model.encode(batch["points"], batch["normals"])))
+    logits, target = model.query(memory, batch["queries"]), batch["signed_distance"] / model.config.tsdf_truncation
+    band = target.abs() < 0.999
+    logits, target = logits[band], target[band]
+    factor = float((logits * target).sum() / logits.square().sum().clamp_min(1e-12))
+    # Without a correlation the model knows no shape yet, and there is nothing to keep.
+    factor = factor if factor > 0 else 1.0
+    head = model.occupancy_head.classifier
+    head.weight.mul_(factor)
+    head.bias.mul_(factor)
+    return factor
+
+
 def build_self_distillation(
     model: Omni123ShapeTokenizer, options: dict, arguments: TrainingArguments
 ) -> ShapeSelfDistillation | None:
@@ -251,10 +283,15 @@ def train(recipe: Recipe) -> dict[str, float]:
         label = LABELS[model.config.field_target]
         return draw_shape(store, index, rng, options["points"], options["queries"], options["uniform"], label)
 
+    samples = CounterDataset(draw, samples_in_run(arguments), recipe.seed)
+    if begins_distances(recipe, model):
+        model.to(arguments.device).eval()  # type: ignore[arg-type]
+        scale_logits_to_distances(model, stack([samples[k] for k in range(min(len(samples), SCALED_SAMPLES))]))
+
     trainer = ShapeTokenizerTrainer(
         model=model,
         args=arguments,
-        train_dataset=CounterDataset(draw, samples_in_run(arguments), recipe.seed),
+        train_dataset=samples,
         eval_dataset=CounterDataset(draw, 1, recipe.seed),
         data_collator=stack,
         vq_warmup_steps=options["vq_warmup_steps"],

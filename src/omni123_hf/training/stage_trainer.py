@@ -120,7 +120,6 @@ class StageTrainer(TokenizerTrainer):
         self.holds_average = False
         self.draw_pictures = draw_pictures
         self.drawn: tuple[int, bool] | None = None
-        self.drawn: tuple[int, bool] | None = None
         self.companions = [Companion("ema", "ema_decay", self.average)]
         self.add_callback(StageSteps(self))
 
