@@ -35,6 +35,13 @@ def test_spectral_norms_bound_each_layer():
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1, abs=0.05)
 
 
+def test_autocast_does_not_reach_it():
+    model, images = PatchDiscriminator(width=8, num_layers=2).eval(), shapes_on_white(2, 32)
+    exact = model(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model(images), exact)
+
+
 def test_hinge_losses():
     assert discriminator_loss(torch.tensor([2.0, 1.0]), torch.tensor([-1.0, -3.0])).item() == 0
     assert discriminator_loss(torch.tensor([0.0]), torch.tensor([0.5])).item() == pytest.approx(0.5 * (1 + 1.5))

@@ -191,6 +191,7 @@ def test_the_perceptual_term_of_a_frozen_encoder_trains(store_folder, tmp_path):
         ({"perceptual": "ssim", "perceptual_weight": 0.0}, "perceptual_weight is 0.0"),
         ({"adversarial_weight": -1.0}, "must not be negative"),
         ({"adversarial_weight": 0.5, "adversarial_start": "late"}, "adversarial_start is 'late'"),
+        ({"adversarial_weight": 0.5, "adversarial_start": 30}, "lies beyond max_steps 30"),
         ({"adversarial_weight": 0.5, "discriminator_layers": 5}, "lower discriminator_layers"),
         ({"adversarial": 0.5}, "has no option adversarial: it knows adversarial_start"),
         ({"flip": "yes"}, "option flip is 'yes': give a value of type bool"),

@@ -17,7 +17,7 @@ from ..errors import Omni123Error
 class PatchDiscriminator(nn.Module):
     """Images `(B, 3, H, W)` in [-1, 1] to scores `(B, 1, H / 2^n, W / 2^n)` of their patches, high for real ones.
 
-    `num_layers` n convolutions of stride 2 double `width` channels up to eight times it; two of stride 1 follow.
+    Float32 whatever autocast says. `num_layers` n convolutions of stride 2 double `width` channels up to eight times it; two of stride 1 follow.
     """
 
     def __init__(self, width: int = 64, num_layers: int = 3):
@@ -46,7 +46,9 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         self.check_size(min(pixels.shape[-2:]))
-        return self.layers(pixels)
+        # It is small, and a spectral norm that is estimated in half precision is none.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.layers(pixels.float())
 
 
 def discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:

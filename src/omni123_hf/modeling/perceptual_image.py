@@ -92,17 +92,21 @@ def structural_similarity(first: torch.Tensor, second: torch.Tensor, data_range:
         return (brightness * structure).mean()
 
 
+def check_window(size: int) -> None:
+    """Raises `Omni123Error` for images, `size` pixels along their shorter side, into which the window does not fit."""
+    if size < WINDOW:
+        raise Omni123Error(
+            f"the perceptual term 'ssim' needs images of at least {WINDOW} pixels a side, got {size}: take 'none' or 'encoder'."
+        )
+
+
 def structural_loss(reconstruction: torch.Tensor, target: torch.Tensor, scales: int = 3) -> torch.Tensor:
     """1 - SSIM of images `(B, C, H, W)` in [-1, 1], mean over `scales` halvings of their size (fewer for small images).
 
     A mean in place of the usual product of powers: a product has no useful gradient where one factor is near zero, as
-    all are at the start of training. Raises `Omni123Error` for images of fewer than 11 pixels a side.
+    all are at the start of training. Errors as those of `check_window`.
     """
-    if min(reconstruction.shape[-2:]) < WINDOW:
-        raise Omni123Error(
-            f"the perceptual term 'ssim' needs images of at least {WINDOW} pixels a side, got "
-            f"{tuple(reconstruction.shape[-2:])}: take 'none' or 'encoder'."
-        )
+    check_window(min(reconstruction.shape[-2:]))
     values = []
     for scale in range(scales):
         if scale:

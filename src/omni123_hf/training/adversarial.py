@@ -66,7 +66,7 @@ class Adversary:
 
     def accumulate(self, real: torch.Tensor, fake: torch.Tensor, share: float) -> dict[str, float]:
         """Adds `share` of the discriminator's gradient for images and reconstructions `(B, 3, H, W)`; returns figures."""
-        scores = self.discriminator(torch.cat([real.to(fake.dtype), fake.detach()]))
+        scores = self.discriminator(torch.cat([real.float(), fake.detach().float()]))
         real_scores, fake_scores = scores.chunk(2)
         loss = discriminator_loss(real_scores, fake_scores)
         (share * loss).backward()

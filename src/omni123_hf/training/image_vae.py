@@ -20,7 +20,7 @@ from ..geometry.cameras import ALL_VIEWS, THREE_QUARTER
 from ..modeling.configuration_image_vae import Omni123ImageVAEConfig
 from ..modeling.discriminator_image import PatchDiscriminator
 from ..modeling.modeling_image_vae import Omni123ImageVAE, image_psnr
-from ..modeling.perceptual_image import EncoderPerceptualLoss, structural_loss
+from ..modeling.perceptual_image import EncoderPerceptualLoss, check_window, structural_loss
 from .adversarial import Adversary
 from .pictures import picture_grid
 from .recipe import Recipe, build_config, load_pretrained, stage_options
@@ -154,8 +154,7 @@ class ImageVAETrainer(StageTrainer):
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
         if self.adversary is not None and self.judged is not None:
-            with self.compute_loss_context_manager():
-                self.note(self.adversary.accumulate(*self.judged, 1 / self.current_gradient_accumulation_steps))
+            self.note(self.adversary.accumulate(*self.judged, 1 / self.current_gradient_accumulation_steps))
             self.judged = None
             if self.accelerator.sync_gradients:
                 schedule = float(self.lr_scheduler.get_last_lr()[0]) / self.args.learning_rate  # type: ignore[union-attr]
@@ -193,15 +192,13 @@ def build_perceptual_loss(model: Omni123ImageVAE, options: dict[str, Any], size:
     name, weight = options["perceptual"], options["perceptual_weight"]
     if name not in PERCEPTUAL:
         raise Omni123Error(f"perceptual is {name!r}: choose one of {', '.join(PERCEPTUAL)}.")
-    if not weight > 0:
-        raise Omni123Error(f"perceptual_weight is {weight}: give a positive number, or set perceptual to none.")
     if name == "none":
         return None
-    measure: PerceptualLoss = EncoderPerceptualLoss(model) if name == "encoder" else structural_loss
+    if not weight > 0:
+        raise Omni123Error(f"perceptual_weight is {weight}: give a positive number, or set perceptual to none.")
     if name == "ssim":
-        structural_loss(
-            *torch.zeros(2, 1, 3, size, size)
-        )  # Refuses images that are too small before anything is written.
+        check_window(size)
+    measure: PerceptualLoss = EncoderPerceptualLoss(model) if name == "encoder" else structural_loss
     return lambda reconstruction, target: weight * measure(reconstruction, target)
 
 
@@ -223,6 +220,10 @@ def build_adversary(options: dict[str, Any], arguments: TrainingArguments, size:
     for name, value, kind in (("adversarial_start", start, int), ("discriminator_learning_rate", rate, float)):
         if value is not None and (type(value) not in (int, kind) or value < 0):
             raise Omni123Error(f"option {name} is {value!r}: give null or a number of at least 0.")
+    if start >= arguments.max_steps:
+        raise Omni123Error(
+            f"adversarial_start {start} lies beyond max_steps {arguments.max_steps}: the adversarial term would never act."
+        )
     discriminator = PatchDiscriminator(options["discriminator_width"], options["discriminator_layers"])
     discriminator.check_size(size)
     rate = arguments.learning_rate if rate is None else rate
