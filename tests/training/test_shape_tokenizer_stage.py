@@ -160,6 +160,9 @@ def test_what_the_stage_cannot_train_is_refused_before_anything_is_written(root,
         ({"querys": 5}, "stage shape-tokenizer has no option querys: it knows .*queries"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"validation_pictures": -1}, "validation_pictures is -1"),
+        ({"queries": 256}, "need 128 queries of one kind, and .* has 64 of each"),
+        ({"uniform": 2.0}, "uniform a share"),
+        ({"picture_resolution": 2}, "picture_resolution is 2"),
     ):
         with pytest.raises(Omni123Error, match=message):
             shape_tokenizer.train(recipe(root, tmp_path / "out", 5, **options))

@@ -202,6 +202,22 @@ def build_model(recipe: Recipe, options: dict) -> Omni123ShapeTokenizer:
     return model.float()
 
 
+def check_draws(options: dict[str, Any], store: AssetStore) -> None:
+    """Raises `Omni123Error` for options that no sample or picture can be made with."""
+    half, count = store.sizes.queries // 2, int(options["queries"] * options["uniform"])
+    if options["points"] < 1 or options["queries"] < 1 or not 0 <= options["uniform"] <= 1:
+        raise Omni123Error("points and queries must be at least 1, and uniform a share in [0, 1].")
+    if max(count, options["queries"] - count) > half:
+        raise Omni123Error(
+            f"queries {options['queries']} with uniform {options['uniform']} need {max(count, options['queries'] - count)} "
+            f"queries of one kind, and {store.folder} has {half} of each: lower queries, or prepare the data with more."
+        )
+    if options["picture_resolution"] < 4:
+        raise Omni123Error(
+            f"picture_resolution is {options['picture_resolution']}: give at least 4 grid points a side."
+        )
+
+
 def check_distances(store: AssetStore, model: Omni123ShapeTokenizer) -> None:
     """Raises `Omni123Error` unless the data set holds the distances that a "tsdf" model is trained on."""
     if model.config.field_target != "tsdf":
@@ -271,6 +287,7 @@ def train(recipe: Recipe) -> dict[str, float]:
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
     check_shared_options(options, arguments)
+    check_draws(options, store)
     model = build_model(recipe, options)
     check_distances(store, model)
     indices = store.indices("train")
