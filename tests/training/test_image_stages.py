@@ -1,10 +1,13 @@
 """The two image stages end to end on a tiny store: they train, validate, save, resume, and refuse what cannot work."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from omni123_hf.data.records import AssetRecord
@@ -87,7 +90,10 @@ def store_folder(tmp_path_factory):
 def recipe(stage: str, root, out, model: dict, steps: int = 40, **options) -> Recipe:
     training = {"max_steps": steps, "per_device_train_batch_size": 16, "learning_rate": 4e-3, "disable_tqdm": True}
     training |= {"logging_steps": 10, "save_steps": 20}
-    return Recipe(stage, out, 0, {"root": str(root)}, model, {"statistics_batches": 2, **options}, training)
+    options |= {"validation_pictures": 0} | options
+    if stage == "image-vae":
+        options |= {"statistics_batches": 2}
+    return Recipe(stage, out, 0, {"root": str(root)}, model, options, training)
 
 
 @pytest.fixture(scope="module")
@@ -110,31 +116,6 @@ def test_the_vae_stage_learns_and_saves_standardised_latents(store_folder, train
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_an_interrupted_vae_run_ends_as_an_uninterrupted_one(store_folder, tmp_path):
-    from transformers import TrainerCallback
-
-    class StopAt(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 20
-
-    whole = recipe("image-vae", store_folder, tmp_path / "whole", dict(VAE_FIELDS))
-    image_vae.train(whole)
-    parts = recipe("image-vae", store_folder, tmp_path / "parts", dict(VAE_FIELDS))
-    start = image_vae.ImageVAETrainer.__init__
-
-    def stopping(self, *args, **kwargs):
-        start(self, *args, **kwargs)
-        self.add_callback(StopAt())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_vae.ImageVAETrainer, "__init__", stopping)
-        image_vae.train(parts)
-    image_vae.train(parts)
-    one, two = (Omni123ImageVAE.from_pretrained(tmp_path / name / "final") for name in ("whole", "parts"))
-    for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
-
-
 def test_the_tokenizer_stage_runs_on_the_frozen_vae(store_folder, trained_vae, tmp_path):
     folder = trained_vae[0] / "final"
     before = {k: v.clone() for k, v in Omni123ImageVAE.from_pretrained(folder).state_dict().items()}
@@ -148,6 +129,104 @@ def test_the_tokenizer_stage_runs_on_the_frozen_vae(store_folder, trained_vae, t
     assert all(torch.equal(before[k], v) for k, v in vae.state_dict().items())
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert all({"pixel_loss", "texture_mse"} <= set(line) for line in log if "loss" in line)
+
+
+def tokenizer_recipe(trained_vae, root, out, steps=24, **options):
+    fields = {key: value for key, value in TOKENIZER_FIELDS.items() if key != "restart_after"}
+    model = {**fields, "image_vae": str(trained_vae[0] / "final"), "restart_after": 3, "num_codes": 64}
+    return recipe("image-tokenizer", root, out, model, steps=steps, **options)
+
+
+def test_a_dead_code_comes_back_to_life_without_its_past(store_folder, trained_vae, tmp_path, monkeypatch):
+    """Codes of which no token is near are re-seeded from the batch, counted, and freed of their gradients and moments."""
+    forget = image_tokenizer.ImageTokenizerTrainer.forget_moved_codes
+    dead = torch.arange(40, 64)
+    moved: list[tuple[int, int]] = []
+
+    def watched(self):
+        quantizer, step = self.model.quantizer, self.state.global_step
+        codebook = quantizer.codebook
+        if step == 10:
+            # A cone that no token enters: the codes are as far as they can be from the mean of all live ones.
+            codebook.data[dead] = -codebook.data[:40].mean(0) + 0.01 * torch.randn(24, 4)
+            quantizer.idle_steps[dead] = 0
+        idle = set(torch.cat([torch.empty(0, dtype=torch.long), *quantizer._moved]).tolist())
+        past = self.optimizer.state.get(codebook)
+        before = None if past is None or not idle else past["exp_avg_sq"].clone()
+        forget(self)
+        if 10 < step and idle:
+            rows = torch.tensor(sorted(idle))
+            kept = torch.ones(64, dtype=torch.bool)
+            kept[rows] = False
+            assert (codebook.grad[rows] == 0).all() and (past["exp_avg"][rows] == 0).all()
+            assert (past["exp_avg_sq"][rows] == before[kept].mean(0)).all()
+            assert torch.equal(past["exp_avg_sq"][kept], before[kept])
+            assert torch.equal(self.average.averages["quantizer.codebook"][rows], codebook.detach()[rows])
+            moved.append((step, len(idle & set(dead.tolist()))))
+
+    monkeypatch.setattr(image_tokenizer.ImageTokenizerTrainer, "forget_moved_codes", watched)
+    metrics = image_tokenizer.train(tokenizer_recipe(trained_vae, store_folder, tmp_path, ema_decay=0.9))
+    # Unused in steps 11, 12 and 13, then moved.
+    assert min(step for step, count in moved if count) == 13 and sum(count for _, count in moved) >= 20
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sum(line.get("codes_restarted", 0) for line in log) >= 20
+    assert all("codes_restarted" in line and "batch_codes_used" in line for line in log if line["step"] == 20)
+    assert metrics["eval_code_usage"] > 0.4
+
+
+def test_the_code_book_starts_without_a_past(store_folder, trained_vae, tmp_path, monkeypatch):
+    """The warm-up's gradients of zero would leave Adam second moments for steps several times too long."""
+    forget = image_tokenizer.ImageTokenizerTrainer.forget_moved_codes
+    started: list[tuple[bool, bool]] = []
+
+    def watched(self):
+        codebook, starts = self.model.quantizer.codebook, bool(self.model.quantizer._moved)
+        before = codebook in self.optimizer.state
+        forget(self)
+        if starts:
+            started.append((before, codebook in self.optimizer.state))
+
+    monkeypatch.setattr(image_tokenizer.ImageTokenizerTrainer, "forget_moved_codes", watched)
+    image_tokenizer.train(tokenizer_recipe(trained_vae, store_folder, tmp_path, steps=5))
+    assert started == [(True, False)]
+
+
+@pytest.mark.parametrize("cut", [2, 15])
+def test_a_tokenizer_run_killed_in_or_after_its_warm_up_goes_on_to_the_bit(store_folder, trained_vae, tmp_path, cut):
+    whole, parts = (tokenizer_recipe(trained_vae, store_folder, tmp_path / name, 20) for name in ("whole", "parts"))
+    for job in (whole, parts):
+        job.options |= {"ema_decay": 0.8, "half_size_share": 0.5}
+        # So few tokens that the start of the code book needs several steps of them.
+        job.training |= {"save_steps": cut, "save_total_limit": 20, "per_device_train_batch_size": 2}
+    image_tokenizer.train(whole)
+    shutil.copytree(whole.output_dir / f"checkpoint-{cut}", parts.output_dir / f"checkpoint-{cut}")
+    kept = (parts.output_dir / f"checkpoint-{cut}" / "codebook_warmup.safetensors").exists()
+    assert kept == (cut < TOKENIZER_FIELDS["quantizer_warmup_steps"])
+    image_tokenizer.train(parts)
+    one, two = (load_file(job.output_dir / "final" / "model.safetensors") for job in (whole, parts))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_half_of_the_steps_may_be_at_half_size(store_folder, trained_vae, tmp_path, monkeypatch):
+    sizes: list[int] = []
+    encode = Omni123ImageVAE.encode
+    monkeypatch.setattr(Omni123ImageVAE, "encode", lambda self, x: (sizes.append(x.shape[-1]), encode(self, x))[1])
+    job = tokenizer_recipe(trained_vae, store_folder, tmp_path, 20, half_size_share=0.5)
+    job.options["validation_assets"] = 1
+    image_tokenizer.train(job)
+    assert 5 <= sizes[:20].count(8) <= 15 and set(sizes) == {8, 16}
+    draws = [image_tokenizer.is_half_size(step, 0.25, 3) for step in range(2000)]
+    assert sum(draws) / 2000 == pytest.approx(0.25, abs=0.04)
+    with pytest.raises(ValueError, match="half_size_share is 1.0"):
+        image_tokenizer.check_half_size(1.0, 64, 8)
+    with pytest.raises(ValueError, match="no multiple of twice the patch size"):
+        image_tokenizer.check_half_size(0.5, 24, 8)
+
+
+def test_the_tokenizers_picture_has_the_vae_between(store_folder, trained_vae, tmp_path):
+    image_tokenizer.train(tokenizer_recipe(trained_vae, store_folder, tmp_path, 5, validation_pictures=3))
+    with Image.open(tmp_path / "samples" / "step_000005.png") as image:
+        assert image.size == (3 * 132 + 4, 3 * 132 + 4 + 16)
 
 
 def test_impossible_recipes_are_refused(store_folder, tmp_path):

@@ -44,7 +44,14 @@ def recipe(root, out, steps, **options):
         output_dir=out,
         data={"root": str(root)},
         model=dict(MODEL),
-        options={"points": 32, "queries": 64, "vq_warmup_steps": 10, "anchored_initialization": True, **options},
+        options={
+            "points": 32,
+            "queries": 64,
+            "vq_warmup_steps": 10,
+            "anchored_initialization": True,
+            "validation_pictures": 0,
+            **options,
+        },
         training={
             "max_steps": steps,
             "per_device_train_batch_size": 8,
@@ -79,7 +86,7 @@ def cut_back_to_step_15(folder):
 @pytest.mark.parametrize("self_distillation", [False, True])
 def test_an_interrupted_run_ends_with_the_same_weights(root, tmp_path, self_distillation):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    options = {"self_distillation": self_distillation}
+    options = {"self_distillation": self_distillation, "ema_decay": 0.9 if self_distillation else 0.0}
     for folder in (whole, parts):
         shape_tokenizer.train(recipe(root, folder, 30, **options))
     cut_back_to_step_15(parts)
@@ -91,8 +98,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(root, tmp_path, self_dist
     states = [f / "checkpoint-30" / "self_distillation.safetensors" for f in (whole, parts)]
     assert [state.exists() for state in states] == [self_distillation] * 2
     if self_distillation:
-        first, second = (load_file(state) for state in states)
-        assert all(torch.equal(first[key], second[key]) for key in first)
+        for name in ("self_distillation", "ema"):
+            first, second = (load_file(f / "checkpoint-30" / f"{name}.safetensors") for f in (whole, parts))
+            assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_self_distillation_trains_beside_the_tokenizer_and_leaves_no_trace_in_it(root, tmp_path):
@@ -148,12 +156,16 @@ def test_a_run_cannot_change_its_mind_about_self_distillation(root, tmp_path):
 
 
 def test_what_the_stage_cannot_train_is_refused_before_anything_is_written(root, tmp_path):
-    distances = recipe(root, tmp_path / "out", 5)
-    distances.model["field_target"] = "tsdf"
-    with pytest.raises(
-        Omni123Error, match="signed distance for every query point, and prepared data sets hold occupancy"
+    for options, message in (
+        ({"querys": 5}, "stage shape-tokenizer has no option querys: it knows .*queries"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"validation_pictures": -1}, "validation_pictures is -1"),
+        ({"queries": 256}, "need 128 queries of one kind, and .* has 64 of each"),
+        ({"uniform": 2.0}, "uniform a share"),
+        ({"picture_resolution": 2}, "picture_resolution is 2"),
     ):
-        shape_tokenizer.train(distances)
+        with pytest.raises(Omni123Error, match=message):
+            shape_tokenizer.train(recipe(root, tmp_path / "out", 5, **options))
     sharded = recipe(root, tmp_path / "out", 5, self_distillation=True)
     sharded.training["fsdp"] = True
     with pytest.raises(Omni123Error, match="FSDP and DeepSpeed split"):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import Omni123Error
+from .quantization import is_distributed
 
 
 # Elements of the largest block of token-to-code cosines: 128 MB in float32. All cosines of 4,096 tokens with 65,536
@@ -35,6 +36,10 @@ def code_statistics(indices: torch.Tensor, num_codes: int) -> dict[str, float]:
     shares = counts / counts.sum().clamp_min(1)
     entropy = -(shares * shares.clamp_min(1e-30).log()).sum()
     return {"code_usage": (counts > 0).double().mean().item(), "perplexity": entropy.exp().item()}
+
+
+def first_rank() -> bool:
+    return not is_distributed() or torch.distributed.get_rank() == 0
 
 
 def split_for_codes(tokens: torch.Tensor, num_codes: int, max_cosines: int) -> tuple[torch.Tensor, ...]:
@@ -106,8 +111,12 @@ class CosineVectorQuantizer(nn.Module):
     For `warmup_steps` training forwards tokens pass through merely normalised, because codes taken from an untrained
     encoder are worthless; then the code book starts at centres of the tokens seen last. `loss` is
     `codebook + commitment + entropy` with the given weights (codebook 1.0, commitment 0.25, entropy 0.005 in GigaTok).
-    A code unused for `restart_after` training steps moves to a random token of the batch (0: never). The entropy term
+    A code unused for `restart_after` training forwards moves to a random token of the batch (0: never). The entropy term
     looks at `entropy_tokens` random tokens of the batch; no block of cosines has more than `max_cosines` elements.
+
+    A trainer has two duties. After a step's forwards it asks `take_moved_codes` for the codes that this module has moved,
+    whose past in the optimiser is void; and a checkpoint within the warm-up needs `warmup_state`. On several ranks every
+    decision and every draw that moves codes is rank 0's.
     """
 
     step: torch.Tensor
@@ -143,6 +152,7 @@ class CosineVectorQuantizer(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("idle_steps", torch.zeros(num_codes, dtype=torch.long))
         self._recent: list[torch.Tensor] = []
+        self._moved: list[torch.Tensor] = []
 
     def _apply(self, fn, recurse=True):
         # `.to(dtype)` and `.half()` of a model or pipeline must not reach the codes: rounded ones have other neighbours.
@@ -216,30 +226,50 @@ class CosineVectorQuantizer(nn.Module):
             self._recent.pop(0)
         if int(self.step) < self.warmup_steps:
             return False
-        points = torch.cat(self._recent)
-        self.codebook.copy_(spherical_kmeans(points, self.num_codes, iterations=5, max_cosines=self.max_cosines))
+        if first_rank():
+            points = torch.cat(self._recent)
+            self.codebook.copy_(spherical_kmeans(points, self.num_codes, iterations=5, max_cosines=self.max_cosines))
         self._recent = []
         self._same_on_all_ranks()
+        self._moved.append(torch.arange(self.num_codes, device=flat.device))
         self.started.fill_(True)
         return True
+
+    def warmup_state(self) -> dict[str, torch.Tensor]:
+        """Tokens that the warm-up has kept, one tensor a forward; empty outside the warm-up."""
+        return {f"{number:04d}": tokens for number, tokens in enumerate(self._recent)}
+
+    def load_warmup_state(self, state: dict[str, torch.Tensor]) -> None:
+        self._recent = [state[name].to(self.codebook.device) for name in sorted(state)]
+
+    def take_moved_codes(self) -> torch.Tensor:
+        """Indices of the codes that were started or restarted since the last call (all of them at the start)."""
+        moved = torch.cat(self._moved).unique() if self._moved else self.idle_steps.new_empty(0)
+        self._moved = []
+        return moved
 
     @torch.no_grad()
     def _restart_idle_codes(self, flat: torch.Tensor, indices: torch.Tensor) -> None:
         used = torch.bincount(indices, minlength=self.num_codes)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             torch.distributed.all_reduce(used)
         self.idle_steps.copy_(torch.where(used > 0, torch.zeros_like(self.idle_steps), self.idle_steps + 1))
         dead = (self.idle_steps >= self.restart_after).nonzero().flatten()
         if len(dead) == 0:
             return
-        rows = torch.randint(len(flat), (len(dead),), device=flat.device)
-        jitter = torch.randn(len(dead), flat.shape[1], device=flat.device) * 0.02
-        # Written through `.data`: backward of this very step still needs the graph that was built on the old codes.
-        self.codebook.data[dead] = (flat[rows] + jitter).to(self.codebook.dtype)
+        if first_rank():
+            # By distance from their codes: drawn evenly, codes would join those that the many equal tokens (a plain
+            # background) have already, and idle again.
+            distances = (1 - (flat * F.embedding(indices, self.codes())).sum(-1)).clamp_min(1e-8)
+            rows = torch.multinomial(distances, len(dead), replacement=len(dead) > len(flat))
+            jitter = torch.randn(len(dead), flat.shape[1], device=flat.device) * 0.02
+            # Written through `.data`: backward of this very step still needs the graph that was built on the old codes.
+            self.codebook.data[dead] = (flat[rows] + jitter).to(self.codebook.dtype)
         self.idle_steps[dead] = 0
         self._same_on_all_ranks()
+        self._moved.append(dead)
 
     def _same_on_all_ranks(self) -> None:
         """Copies rank 0's code book: parallel training equalises gradients, and these writes are none."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_distributed():
             torch.distributed.broadcast(self.codebook.data, 0)

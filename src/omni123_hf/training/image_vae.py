@@ -1,26 +1,50 @@
 """Stage `image-vae`: pixels to a standardised semantic + texture latent and back (paper §4.3 stage I).
 
-The loss is the model's own (L1, at mini scale also squared error and edges) plus an injected perceptual term. There is
-no adversarial term: it needs a second optimiser.
+The loss is the model's own (L1, at mini scale also squared error and edges), a perceptual term
+(`modeling/perceptual_image.py`), and late in training an adversarial one (`adversarial.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer
+from PIL import Image
+from transformers import TrainingArguments
 
 from ..data.store import AssetStore
 from ..data.views import pixels_from_views
 from ..errors import Omni123Error
-from ..geometry.cameras import ALL_VIEWS
+from ..geometry.cameras import ALL_VIEWS, THREE_QUARTER
 from ..modeling.configuration_image_vae import Omni123ImageVAEConfig
+from ..modeling.discriminator_image import PatchDiscriminator
 from ..modeling.modeling_image_vae import Omni123ImageVAE, image_psnr
-from .recipe import Recipe, build_config, load_pretrained
+from ..modeling.perceptual_image import EncoderPerceptualLoss, check_window, structural_loss
+from .adversarial import Adversary
+from .pictures import picture_grid
+from .recipe import Recipe, build_config, load_pretrained, stage_options
 from .runner import CounterDataset, run, samples_in_run, training_arguments
 from .shape_tokenizer import held_in_assets, source_weights, stack
+from .stage_trainer import SHARED_OPTIONS, Companion, StageTrainer, check_shared_options, refuse_split_weights
 
+
+OPTIONS: dict[str, Any] = {
+    "real_share": 0.5,
+    "flip": True,
+    "validation_assets": 64,
+    "statistics_batches": 32,
+    "perceptual": "none",
+    "perceptual_weight": 1.0,
+    "adversarial_weight": 0.0,
+    "adversarial_start": None,
+    "discriminator_lead": 0,
+    "discriminator_learning_rate": None,
+    "discriminator_width": 64,
+    "discriminator_layers": 3,
+    **SHARED_OPTIONS,
+}
+PERCEPTUAL = ("none", "encoder", "ssim")
 
 PerceptualLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -77,21 +101,65 @@ def view_psnr(
     return {name: float(value) for name, value in figures.items()}
 
 
-class ImageVAETrainer(Trainer):
-    """Adds the perceptual term, validates by PSNR and ends with exact latent statistics."""
+@torch.no_grad()
+def view_picture(
+    reconstructions: Mapping[str, Callable[[torch.Tensor], torch.Tensor]],
+    store: AssetStore,
+    rows: np.ndarray,
+    device: torch.device,
+) -> Image.Image:
+    """A row an asset: its three-quarter view, and under their names what each of `reconstructions` makes of it."""
+    view = ALL_VIEWS.index(THREE_QUARTER)
+    cells = []
+    for row in rows:
+        stored = store.views(int(row))[view]
+        pixels = pixels_from_views(stored)[None].to(device)
+        made = [reconstruct(pixels)[0].float().clamp(-1, 1) for reconstruct in reconstructions.values()]
+        levels = [((image + 1) * 127.5).round().byte().movedim(0, -1).cpu().numpy() for image in made]
+        cells.append([np.ascontiguousarray(stored[..., :3]), *levels])
+    return picture_grid(cells, ["input", *reconstructions])
+
+
+class ImageVAETrainer(StageTrainer):
+    """Adds the perceptual and the adversarial term, validates by PSNR and ends with exact latent statistics."""
 
     model: Omni123ImageVAE
 
-    def __init__(self, *args, perceptual_loss: PerceptualLoss | None, validate, statistics_batches, **kwargs):
+    def __init__(
+        self, *args, perceptual_loss: PerceptualLoss | None, adversary: Adversary | None, statistics_batches, **kwargs
+    ):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False
         self.perceptual_loss = perceptual_loss
-        self.validate = validate
+        self.adversary = adversary
+        self.companions.append(Companion("adversary", "adversarial_weight", adversary))
         self.statistics_batches = statistics_batches
+        self.judged: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        output = model(inputs["pixel_values"], perceptual_loss=self.perceptual_loss)
-        return (output.loss, output) if return_outputs else output.loss
+        pixels = inputs["pixel_values"]
+        output = model(pixels, perceptual_loss=self.perceptual_loss)
+        loss, step = output.loss, self.state.global_step
+        self.note({"pixel_loss": float(output.pixel_loss.detach())})
+        if output.perceptual_loss is not None:
+            self.note({"perceptual_loss": float(output.perceptual_loss.detach())})
+        if self.adversary is not None and self.adversary.judges(step):
+            last_weight = self.model.decoder.out_conv.weight
+            term, figures = self.adversary.generator_term(output.reconstruction, loss, last_weight)
+            loss = loss + term
+            self.note(figures)
+        if self.adversary is not None and self.adversary.learns(step):
+            self.judged = (pixels, output.reconstruction.detach())
+        return (loss, output) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if self.adversary is not None and self.judged is not None:
+            self.note(self.adversary.accumulate(*self.judged, 1 / self.current_gradient_accumulation_steps))
+            self.judged = None
+            if self.accelerator.sync_gradients:
+                schedule = float(self.lr_scheduler.get_last_lr()[0]) / self.args.learning_rate  # type: ignore[union-attr]
+                self.adversary.step(schedule, self.args.max_grad_norm)
+        return loss
 
     def train(self, *args, **kwargs):
         result = super().train(*args, **kwargs)
@@ -99,13 +167,6 @@ class ImageVAETrainer(Trainer):
         self.model.eval()
         self.model.fit_latent_statistics(self.statistics_batches(self.model.device))
         return result
-
-    def evaluate(self, *args, **kwargs):
-        self.model.eval()
-        metrics = {f"eval_{name}": value for name, value in self.validate(self.model).items()}
-        self.model.train()
-        self.log(metrics)
-        return metrics
 
 
 def build_model(recipe: Recipe) -> Omni123ImageVAE:
@@ -126,19 +187,68 @@ def build_model(recipe: Recipe) -> Omni123ImageVAE:
     return model
 
 
+def build_perceptual_loss(model: Omni123ImageVAE, options: dict[str, Any], size: int) -> PerceptualLoss | None:
+    """The weighted perceptual term that the options name, for images of `size` pixels a side."""
+    name, weight = options["perceptual"], options["perceptual_weight"]
+    if name not in PERCEPTUAL:
+        raise Omni123Error(f"perceptual is {name!r}: choose one of {', '.join(PERCEPTUAL)}.")
+    if name == "none":
+        return None
+    if not weight > 0:
+        raise Omni123Error(f"perceptual_weight is {weight}: give a positive number, or set perceptual to none.")
+    if name == "ssim":
+        check_window(size)
+    measure: PerceptualLoss = EncoderPerceptualLoss(model) if name == "encoder" else structural_loss
+    return lambda reconstruction, target: weight * measure(reconstruction, target)
+
+
+def build_adversary(options: dict[str, Any], arguments: TrainingArguments, size: int) -> Adversary | None:
+    """The discriminator of the options on the training's device, None when `adversarial_weight` is 0."""
+    weight, lead = options["adversarial_weight"], options["discriminator_lead"]
+    if weight < 0 or lead < 0:
+        raise Omni123Error(f"adversarial_weight {weight} and discriminator_lead {lead} must not be negative.")
+    if weight == 0:
+        return None
+    refuse_split_weights("adversarial_weight", arguments)
+    if arguments.fp16:
+        raise Omni123Error("the adversarial term has no loss scaling for fp16: train in bf16 or float32.")
+    if arguments.learning_rate <= 0:
+        raise Omni123Error("the discriminator follows the training's schedule: give a learning_rate above 0.")
+    # "Late": a discriminator that begins with blurred images learns blur.
+    start = arguments.max_steps // 2 if options["adversarial_start"] is None else options["adversarial_start"]
+    rate = options["discriminator_learning_rate"]
+    for name, value, kind in (("adversarial_start", start, int), ("discriminator_learning_rate", rate, float)):
+        if value is not None and (type(value) not in (int, kind) or value < 0):
+            raise Omni123Error(f"option {name} is {value!r}: give null or a number of at least 0.")
+    if start >= arguments.max_steps:
+        raise Omni123Error(
+            f"adversarial_start {start} lies beyond max_steps {arguments.max_steps}: the adversarial term would never act."
+        )
+    discriminator = PatchDiscriminator(options["discriminator_width"], options["discriminator_layers"])
+    discriminator.check_size(size)
+    rate = arguments.learning_rate if rate is None else rate
+    return Adversary(discriminator.to(arguments.device), weight, start, lead, rate)
+
+
 def train(recipe: Recipe, perceptual_loss: PerceptualLoss | None = None) -> dict[str, float]:
     """Trains the image VAE of a recipe; writes `final/` in the output folder and returns validation figures.
 
-    `perceptual_loss(reconstruction, target)` on images in [-1, 1] is added to the loss as it is (LPIPS and the like).
+    `perceptual_loss(reconstruction, target)` on images in [-1, 1] is added to the loss as it is, in place of the recipe's
+    `options.perceptual` (real LPIPS with weights of your own, say).
     """
+    options = stage_options(recipe, OPTIONS)
     store = AssetStore.open(recipe.data["root"])
-    options = {"real_share": 0.5, "flip": True, "validation_assets": 64, "statistics_batches": 32, **recipe.options}
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
+    check_shared_options(options, arguments)
     model = build_model(recipe)
     check_image_size(store, model.config.patch_size)
+    named_loss = build_perceptual_loss(model, options, store.sizes.view_size)
+    if named_loss is not None and perceptual_loss is not None:
+        raise Omni123Error("the recipe names a perceptual term and train() was given another: set perceptual to none.")
     batch = arguments.per_device_train_batch_size
     held_in = held_in_assets(store, options["validation_assets"], recipe.seed)
+    shown = held_in[: options["validation_pictures"]]
 
     def statistics_batches(device: torch.device):
         # A stream of its own: the same images whatever the length of the run.
@@ -149,14 +259,23 @@ def train(recipe: Recipe, perceptual_loss: PerceptualLoss | None = None) -> dict
     if model.config.freeze_semantic and not recipe.model.get("from_pretrained"):
         model.to(arguments.device).eval()  # type: ignore[arg-type]
         model.fit_semantic_projection(statistics_batches(model.device))
+
+    def reconstruct(pixels: torch.Tensor) -> torch.Tensor:
+        return model.decode(model.encode(pixels))
+
     trainer = ImageVAETrainer(
         model=model,
         args=arguments,
         train_dataset=view_dataset(store, options, samples_in_run(arguments), recipe.seed),
         eval_dataset=view_dataset(store, options, 1, recipe.seed),
         data_collator=stack,
-        perceptual_loss=perceptual_loss,
-        validate=lambda model: view_psnr(lambda x: model.decode(model.encode(x)), store, held_in, model.device),
+        perceptual_loss=perceptual_loss or named_loss,
+        adversary=build_adversary(options, arguments, store.sizes.view_size),
+        ema_decay=options["ema_decay"],
+        draw_pictures=(lambda model: view_picture({"reconstruction": reconstruct}, store, shown, model.device))
+        if len(shown)
+        else None,
+        validate=lambda model: view_psnr(reconstruct, store, held_in, model.device),
         statistics_batches=statistics_batches,
     )
 

@@ -154,3 +154,22 @@ def load_pretrained(model_class, folder: str, fields: dict[str, Any]):
     """A trained model of `folder`, its configuration changed by the other fields of the recipe's `model` section."""
     check_fields(model_class.config_class.from_pretrained(folder), fields)
     return model_class.from_pretrained(folder, **fields)
+
+
+def stage_options(recipe: Recipe, defaults: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's `options` over a stage's `defaults`, whose types they must have (None: any).
+
+    Raises `Omni123Error` for a name that the stage does not know and for a value of another type.
+    """
+    unknown = sorted(set(recipe.options) - set(defaults))
+    if unknown:
+        raise Omni123Error(
+            f"stage {recipe.stage} has no option {', '.join(map(str, unknown))}: it knows {', '.join(sorted(defaults))}."
+        )
+    for name, value in recipe.options.items():
+        wanted = type(defaults[name])
+        # To Python a bool is an int, and a whole number is no float.
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if defaults[name] is not None and not fits:
+            raise Omni123Error(f"option {name} is {value!r}: give a value of type {wanted.__name__}.")
+    return {**defaults, **recipe.options}

@@ -1,14 +1,17 @@
-"""Stage `shape-tokenizer`: occupancy autoencoding with an optimal-transport code book (paper §4.2; Cube 3D, arXiv 2503.15475).
+"""Stage `shape-tokenizer`: autoencoding of a field with an optimal-transport code book (paper §4.2; Cube 3D, arXiv 2503.15475).
+
+The field is occupancy, or with `model.field_target: tsdf` the truncated signed distances of a data set prepared with
+them: Cube 3D v0.5's second stage, which starts at occupancy weights (`model.from_pretrained`).
 
 `options.self_distillation` adds Cube 3D's self-supervised term (`modeling/self_distillation_shape.py`). Its teacher, heads
 and centre stand beside each checkpoint, for a resumed run needs them; the final model holds none of them.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainingArguments
 
 from ..data.store import AssetStore
@@ -18,62 +21,63 @@ from ..modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.quantization import is_distributed
 from ..modeling.self_distillation_shape import ShapeSelfDistillation
-from .recipe import Recipe, build_config, load_pretrained
-from .runner import CounterDataset, TokenizerTrainer, run, samples_in_run, training_arguments
+from .recipe import Recipe, build_config, load_pretrained, stage_options
+from .runner import CounterDataset, run, samples_in_run, training_arguments
+from .shape_validation import shape_picture, validation_figures
+from .stage_trainer import SHARED_OPTIONS, Companion, StageTrainer, check_shared_options, refuse_split_weights
 
 
-LOGGED_LOSSES = ("occupancy_loss", "quantizer_loss", "latent_alignment_loss", "self_distillation_loss")
-DISTILLATION_FILE = "self_distillation.safetensors"
+OPTIONS: dict[str, Any] = {
+    "points": 512,
+    "queries": 512,
+    "uniform": 0.5,
+    "real_share": 0.5,
+    "vq_warmup_steps": 300,
+    "validation_assets": 96,
+    "anchored_initialization": False,
+    "freeze_tokens": False,
+    "self_distillation": False,
+    "picture_resolution": 48,
+    **SHARED_OPTIONS,
+}
+# Shapes on which a second stage fits the scale of its field.
+SCALED_SAMPLES = 8
+LABELS = {"occupancy": "occupancy", "tsdf": "signed_distance"}
+# "field_loss" is the distance's; where it merely repeats the occupancy's it is left out.
+LOGGED_LOSSES = (
+    "occupancy_loss", "field_loss", "eikonal_loss", "quantizer_loss", "latent_alignment_loss", "self_distillation_loss",
+)  # fmt: skip
 
 
-def draw_shape(store: AssetStore, index: int, rng: np.random.Generator, points: int, queries: int, uniform: float):
-    """Random surface points and labelled queries of one asset; `uniform` is the share of queries from the whole box."""
+def draw_shape(
+    store: AssetStore,
+    index: int,
+    rng: np.random.Generator,
+    points: int,
+    queries: int,
+    uniform: float,
+    label: str = "occupancy",
+) -> dict[str, torch.Tensor]:
+    """Random surface points and labelled queries of one asset; `uniform` is the share of queries from the whole box.
+
+    `label` is "occupancy" or "signed_distance"; all values are float32.
+    """
     surface = np.asarray(store.surface(index), dtype=np.float32)
     rows = rng.choice(len(surface), points, replace=points > len(surface))
     half = store.sizes.queries // 2
     count = int(queries * uniform)
     chosen = np.concatenate([rng.choice(half, count, False), half + rng.choice(half, queries - count, False)])
+    values = store.occupancy(index) if label == "occupancy" else store.signed_distance(index)
     return {
         "points": torch.from_numpy(np.clip(surface[rows, :3], -1.05, 1.05)),
         "normals": torch.from_numpy(surface[rows, 3:]),
         "queries": torch.from_numpy(np.asarray(store.queries(index)[chosen], dtype=np.float32)),
-        "occupancy": torch.from_numpy(store.occupancy(index)[chosen].astype(np.float32)),
+        label: torch.from_numpy(values[chosen].astype(np.float32)),
     }
 
 
 def stack(samples: list[dict]) -> dict[str, torch.Tensor]:
     return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
-
-
-@torch.no_grad()
-def reconstruction_metrics(
-    model: Omni123ShapeTokenizer, store: AssetStore, indices: np.ndarray, points: int, seed: int = 0, batch: int = 16
-) -> dict[str, float]:
-    """Mean volume IoU (uniform queries) and near-surface IoU through nearest codes, by source, and code use."""
-    scores: dict[str, list[float]] = {}
-    used: set[int] = set()
-    half = store.sizes.queries // 2
-    for start in range(0, len(indices), batch):
-        rows = indices[start : start + batch]
-        drawn = stack([draw_shape(store, int(i), np.random.default_rng((seed, int(i))), points, 2, 0.5) for i in rows])
-        device = model.device
-        tokens = model.encode(drawn["points"].to(device), drawn["normals"].to(device))
-        used.update(tokens.flatten().tolist())
-        memory = model.project_latents(model.decode_latents(tokens))
-        queries = torch.from_numpy(np.stack([store.queries(int(i)) for i in rows]).astype(np.float32)).to(device)
-        inside = np.concatenate(
-            [(model.query(memory, part) > 0).cpu().numpy() for part in queries.split(2048, dim=1)], axis=1
-        )
-        for row, predicted in zip(rows, inside, strict=True):
-            truth = store.occupancy(int(row))
-            kind = "parametric" if store.records[int(row)].source == "parametric" else "real"
-            for name, part in (("volume_iou", slice(0, half)), ("surface_iou", slice(half, None))):
-                union = (predicted[part] | truth[part]).sum()
-                value = (predicted[part] & truth[part]).sum() / union if union else 1.0
-                scores.setdefault(f"{name}_{kind}", []).append(float(value))
-    figures = {name: float(np.mean(values)) for name, values in scores.items()}
-    figures["codes_used"] = len(used) / model.config.num_codes
-    return figures
 
 
 class SelfDistillationStep(TrainerCallback):
@@ -88,8 +92,8 @@ class SelfDistillationStep(TrainerCallback):
         self.distillation.zero_grad()
 
 
-class ShapeTokenizerTrainer(TokenizerTrainer):
-    """Starts the code book from data after a warm-up without quantisation; validates by IoU through nearest codes."""
+class ShapeTokenizerTrainer(StageTrainer):
+    """Starts the code book from data after a warm-up without quantisation; validates through nearest codes."""
 
     model: Omni123ShapeTokenizer
 
@@ -98,6 +102,7 @@ class ShapeTokenizerTrainer(TokenizerTrainer):
         self.vq_warmup_steps = vq_warmup_steps
         self.codebook_started = False
         self.self_distillation = self_distillation
+        self.companions.append(Companion("self_distillation", "self_distillation", self_distillation))
         if self_distillation is not None:
             self_distillation.to(self.args.device)  # type: ignore[arg-type]
             self.add_callback(SelfDistillationStep(self_distillation, self.model))
@@ -111,12 +116,13 @@ class ShapeTokenizerTrainer(TokenizerTrainer):
             self.codebook_started = True
             self.start_codebook(tokenizer, inputs)
         output = model(**inputs, quantize=quantize, self_distillation=self.self_distillation)
-        for name in LOGGED_LOSSES:
-            if output.get(name) is not None:
-                self.parts.setdefault(name, []).append(float(output[name]))
+        losses = {name: float(output[name]) for name in LOGGED_LOSSES if output.get(name) is not None}
+        if "occupancy_loss" in losses:
+            del losses["field_loss"]
+        self.note(losses)
         if output.indices is not None:
             counts = torch.bincount(output.indices.flatten(), minlength=tokenizer.config.num_codes)
-            self.parts.setdefault("batch_codes_used", []).append(float((counts > 0).float().mean()))
+            self.note({"batch_codes_used": float((counts > 0).float().mean())})
         return (output.loss, output) if return_outputs else output.loss
 
     @torch.no_grad()
@@ -133,6 +139,8 @@ class ShapeTokenizerTrainer(TokenizerTrainer):
         # several times too long.
         for parameter in quantizer.warmup_idle_parameters():
             self.optimizer.state.pop(parameter, None)  # type: ignore[union-attr]
+            if self.average is not None:
+                self.average.adopt(parameter)
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
@@ -147,30 +155,6 @@ class ShapeTokenizerTrainer(TokenizerTrainer):
             parameters = list(self.self_distillation.student_head.parameters())
             optimizer.add_param_group({"params": parameters, "weight_decay": self.args.weight_decay})
         return optimizer
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.self_distillation is not None and self.args.should_save:
-            path = Path(output_dir) / DISTILLATION_FILE
-            temporary = path.with_suffix(".tmp")
-            save_file(self.self_distillation.state_dict(), temporary)
-            temporary.replace(path)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            self.restore_self_distillation(Path(checkpoint) / DISTILLATION_FILE)
-        super()._load_optimizer_and_scheduler(checkpoint)
-
-    def restore_self_distillation(self, path: Path) -> None:
-        """Loads the teacher, heads and centre of a checkpoint; a run that was begun without them cannot go on with them."""
-        wanted = self.self_distillation is not None
-        if path.exists() != wanted:
-            raise Omni123Error(
-                f"{path.parent} holds {'no ' if wanted else ''}state of self-distillation, and options.self_distillation is "
-                f"{str(wanted).lower()}: change the option back, or begin in another output_dir with model.from_pretrained."
-            )
-        if self.self_distillation is not None:
-            self.self_distillation.load_state_dict(load_file(path))
 
 
 def source_weights(store: AssetStore, indices: np.ndarray, real_share: float) -> np.ndarray:
@@ -201,10 +185,7 @@ def freeze_tokens(model: Omni123ShapeTokenizer) -> None:
 
 
 def build_model(recipe: Recipe, options: dict) -> Omni123ShapeTokenizer:
-    """A new model, or with `model.from_pretrained` a trained one; other fields of the section change its configuration.
-
-    Raises `Omni123Error` for a `field_target` that the data cannot train.
-    """
+    """A new model, or with `model.from_pretrained` a trained one; other fields of the section change its configuration."""
     fields = dict(recipe.model)
     initial = fields.pop("from_pretrained", None)
     if initial is None:
@@ -218,13 +199,71 @@ def build_model(recipe: Recipe, options: dict) -> Omni123ShapeTokenizer:
         if initial is None:
             raise Omni123Error("freeze_tokens needs a trained model: give model.from_pretrained.")
         freeze_tokens(model)
-    if model.config.field_target != "occupancy":
-        raise Omni123Error(
-            f"field_target {model.config.field_target!r} needs a signed distance for every query point, and prepared data "
-            "sets hold occupancy only: set field_target to occupancy, or train with signed distances of your own through "
-            "Omni123ShapeTokenizer.forward(signed_distance=...)."
-        )
     return model.float()
+
+
+def check_draws(options: dict[str, Any], store: AssetStore) -> None:
+    """Raises `Omni123Error` for options that no sample or picture can be made with."""
+    half, count = store.sizes.queries // 2, int(options["queries"] * options["uniform"])
+    if options["points"] < 1 or options["queries"] < 1 or not 0 <= options["uniform"] <= 1:
+        raise Omni123Error("points and queries must be at least 1, and uniform a share in [0, 1].")
+    if max(count, options["queries"] - count) > half:
+        raise Omni123Error(
+            f"queries {options['queries']} with uniform {options['uniform']} need {max(count, options['queries'] - count)} "
+            f"queries of one kind, and {store.folder} has {half} of each: lower queries, or prepare the data with more."
+        )
+    if options["picture_resolution"] < 4:
+        raise Omni123Error(
+            f"picture_resolution is {options['picture_resolution']}: give at least 4 grid points a side."
+        )
+
+
+def check_distances(store: AssetStore, model: Omni123ShapeTokenizer) -> None:
+    """Raises `Omni123Error` unless the data set holds the distances that a "tsdf" model is trained on."""
+    if model.config.field_target != "tsdf":
+        return
+    if not store.sizes.signed_distance:
+        raise Omni123Error(
+            f"field_target 'tsdf' needs a signed distance for every query point, and {store.folder} was prepared without: "
+            "prepare the data with truncation above 0 (the presets default and full), or set field_target to occupancy."
+        )
+    # Uniform queries nearly all lie beyond the band, so the largest value is the length at which preparation cut.
+    reach = float(np.abs(store.signed_distance(np.arange(min(len(store), 8)))).max())
+    if reach < 0.999 * model.config.tsdf_truncation:
+        raise Omni123Error(
+            f"tsdf_truncation is {model.config.tsdf_truncation}, but the distances of {store.folder} end at {reach:.4g}: "
+            f"set tsdf_truncation to at most {reach:.3g}, or prepare the data with a larger truncation."
+        )
+
+
+def begins_distances(recipe: Recipe, model: Omni123ShapeTokenizer) -> bool:
+    """Whether a "tsdf" run starts at weights that were trained on occupancy."""
+    initial = recipe.model.get("from_pretrained")
+    if initial is None or model.config.field_target != "tsdf":
+        return False
+    return Omni123ShapeTokenizerConfig.from_pretrained(initial).field_target == "occupancy"
+
+
+@torch.no_grad()
+def scale_logits_to_distances(model: Omni123ShapeTokenizer, batch: dict[str, torch.Tensor]) -> float:
+    """Scales the head of an occupancy model so that its logits become distances in units of the truncation.
+
+    The factor, which is returned, fits best where the true distance lies within the truncation. Level 0 stays where it is:
+    unscaled, logits are distances several truncations long, and the first steps would cost the shape that they describe.
+    `batch` holds points, normals, queries and signed distances.
+    """
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    memory = model.project_latents(model.decode_latents(model.encode(batch["points"], batch["normals"])))
+    logits, target = model.query(memory, batch["queries"]), batch["signed_distance"] / model.config.tsdf_truncation
+    band = target.abs() < 0.999
+    logits, target = logits[band], target[band]
+    factor = float((logits * target).sum() / logits.square().sum().clamp_min(1e-12))
+    # Without a correlation the model knows no shape yet, and there is nothing to keep.
+    factor = factor if factor > 0 else 1.0
+    head = model.occupancy_head.classifier
+    head.weight.mul_(factor)
+    head.bias.mul_(factor)
+    return factor
 
 
 def build_self_distillation(
@@ -237,48 +276,48 @@ def build_self_distillation(
         raise Omni123Error(
             "self_distillation trains the encoder, which freeze_tokens keeps as it is: drop one of them."
         )
-    if arguments.fsdp or arguments.deepspeed:
-        raise Omni123Error(
-            "self_distillation averages whole weights, which FSDP and DeepSpeed split: train data-parallel (torchrun alone)."
-        )
+    refuse_split_weights("self_distillation", arguments)
     return ShapeSelfDistillation(model)
 
 
 def train(recipe: Recipe) -> dict[str, float]:
     """Trains the shape tokenizer of a recipe; writes `final/` in the output folder and returns validation figures."""
+    options = stage_options(recipe, OPTIONS)
     store = AssetStore.open(recipe.data["root"])
-    options = {
-        "points": 512,
-        "queries": 512,
-        "uniform": 0.5,
-        "real_share": 0.5,
-        "vq_warmup_steps": 300,
-        "validation_assets": 96,
-        "anchored_initialization": False,
-        "freeze_tokens": False,
-        "self_distillation": False,
-        **recipe.options,
-    }
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
+    check_shared_options(options, arguments)
+    check_draws(options, store)
     model = build_model(recipe, options)
+    check_distances(store, model)
     indices = store.indices("train")
     weights = source_weights(store, indices, options["real_share"])
     held_in = held_in_assets(store, options["validation_assets"], recipe.seed)
+    shown = held_in[: options["validation_pictures"]]
 
     def draw(rng: np.random.Generator, k: int):
         index = int(rng.choice(indices, p=weights))
-        return draw_shape(store, index, rng, options["points"], options["queries"], options["uniform"])
+        label = LABELS[model.config.field_target]
+        return draw_shape(store, index, rng, options["points"], options["queries"], options["uniform"], label)
+
+    samples = CounterDataset(draw, samples_in_run(arguments), recipe.seed)
+    if begins_distances(recipe, model):
+        model.to(arguments.device).eval()  # type: ignore[arg-type]
+        scale_logits_to_distances(model, stack([samples[k] for k in range(min(len(samples), SCALED_SAMPLES))]))
 
     trainer = ShapeTokenizerTrainer(
         model=model,
         args=arguments,
-        train_dataset=CounterDataset(draw, samples_in_run(arguments), recipe.seed),
+        train_dataset=samples,
         eval_dataset=CounterDataset(draw, 1, recipe.seed),
         data_collator=stack,
         vq_warmup_steps=options["vq_warmup_steps"],
         self_distillation=build_self_distillation(model, options, arguments),
-        validate=lambda model: reconstruction_metrics(model, store, held_in, store.sizes.surface_points),
+        ema_decay=options["ema_decay"],
+        draw_pictures=(lambda model: shape_picture(model, store, shown, options["picture_resolution"]))
+        if len(shown)
+        else None,
+        validate=lambda model: validation_figures(model, store, held_in),
     )
 
     def save(folder: Path) -> None:
