@@ -9,7 +9,7 @@ import pytest
 import trimesh
 from picture_samples import encoded, halves
 from PIL import Image
-from tiny_pools import write_tiny_edits, write_tiny_pictures
+from tiny_prepared import write_tiny_edits, write_tiny_pictures
 
 from omni123_hf.cli.main import main
 from omni123_hf.data.image_store import ImageStore

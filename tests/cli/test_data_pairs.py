@@ -74,7 +74,10 @@ def test_pairs_of_tokens_are_checked_against_the_checkpoint_that_wrote_them(tiny
     assert "holds token pairs" in capsys.readouterr().err
     for words, problem in (
         (("--tokens", folder), "belong together"),
-        (("--tokens", folder, "--checkpoint", tiny_pipeline_folder, "--workers", 2), "--workers is for shapes"),
+        (
+            ("--tokens", folder, "--checkpoint", tiny_pipeline_folder, "--workers", 2),
+            "--workers and --engine are for shapes",
+        ),
         (("--parametric", 2, "--checkpoint", tiny_pipeline_folder), "belong together"),
         (("--tokens", folder, "--checkpoint", "nobodys"), "unknown checkpoint"),
     ):

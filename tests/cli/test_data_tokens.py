@@ -5,7 +5,7 @@ import shutil
 import socket
 
 import pytest
-from tiny_pools import write_tiny_edits, write_tiny_pictures
+from tiny_prepared import write_tiny_edits, write_tiny_pictures
 from tiny_store import write_tiny_store
 
 from omni123_hf.cli.main import main

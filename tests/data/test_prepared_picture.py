@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_pools import write_tiny_edits, write_tiny_pictures, write_tiny_token_pairs
+from tiny_prepared import write_tiny_edits, write_tiny_pictures, write_tiny_token_pairs
 from tiny_store import write_tiny_store
 
 from omni123_hf.data.editing.pair_picture import REGION_INK, SIZE, _pixels, picture_of_pair

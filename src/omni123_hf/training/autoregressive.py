@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from ..errors import Omni123Error
+from ..geometry.cameras import THREE_QUARTER
 from ..modeling.configuration_omni123 import Omni123Config
 from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration
@@ -44,7 +45,7 @@ OPTIONS: dict[str, Any] = {
     "caption_levels": {"short": 0.35, "medium": 0.5, "long": 0.15},
     "text_dropout": None,
     "prefix_dropout": None,
-    "image_view": "three_quarter",
+    "image_view": None,
     "real_share": None,
     "source_shares": None,
     "batching": "task",
@@ -171,6 +172,7 @@ def code_vectors(folders: dict[str, Path]) -> dict[str, torch.Tensor]:
 
 def read_options(recipe: Recipe) -> dict[str, Any]:
     options = stage_options(recipe, OPTIONS)
+    options["image_view"] = options["image_view"] or THREE_QUARTER
     if options["real_share"] is not None:
         if options["source_shares"] is not None:
             raise Omni123Error("options.real_share and options.source_shares say the same: give one.")

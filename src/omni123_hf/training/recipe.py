@@ -114,14 +114,6 @@ def load_recipe(path: str | os.PathLike, overrides: list[str] | None = None) -> 
     return Recipe(stage=raw["stage"], output_dir=Path(str(raw["output_dir"])), seed=seed, **sections)
 
 
-def stage_options(recipe: Recipe, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's `options` over a stage's defaults. Raises `Omni123Error` for a key that the stage does not read."""
-    unknown = sorted(set(recipe.options) - set(defaults))
-    if unknown:
-        raise Omni123Error(f"stage {recipe.stage} has no options {unknown}: it knows {', '.join(sorted(defaults))}.")
-    return {**defaults, **recipe.options}
-
-
 def check_fields(config: PreTrainedConfig, fields: Iterable[str]) -> None:
     """Raises `Omni123Error` for names that are no fields of a configuration, which would otherwise be kept unread."""
     unknown = [key for key in fields if not hasattr(config, key)]

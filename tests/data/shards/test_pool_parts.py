@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_pools import write_tiny_edits, write_tiny_pictures, write_tiny_token_pairs
+from tiny_prepared import write_tiny_edits, write_tiny_pictures, write_tiny_token_pairs
 from tiny_store import write_tiny_store
 
 from omni123_hf.data.prepared import open_prepared
