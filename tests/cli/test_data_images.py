@@ -60,7 +60,7 @@ def test_prepare_and_images_are_one_command_for_pictures(raw, found, tmp_path, c
     assert call("images", "fluent-emoji", found, *options) == 0, "the same run"
     assert store.content_hash[:16] in capsys.readouterr().out
     assert call("images", "fluent-emoji", found, *options, "--seed", 1) == 2
-    assert "other assets or settings" in capsys.readouterr().err
+    assert "other pictures or settings" in capsys.readouterr().err
 
 
 def test_stats_and_view_of_pictures_and_pairs(tmp_path, capsys):
