@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
         prepare_images(pictures, tmp_path / name, 8, workers=2, show_progress=False)
     content = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("killed", "whole")]
     assert content[0] == content[1] and len(ImageStore.open(tmp_path / "whole")) == 13
-    with pytest.raises(Omni123Error, match="other assets or settings"):
+    with pytest.raises(Omni123Error, match="other pictures or settings"):
         prepare_images(pictures, tmp_path / "whole", 16, show_progress=False)
     os.utime(found / "3.png", ns=(1, 1))
     with pytest.raises(Omni123Error, match="sources have changed"):
