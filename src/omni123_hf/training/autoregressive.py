@@ -25,7 +25,15 @@ from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.tasks import Task, build_sequence, get_task
 from ..modeling.text_tokenizers import build_clip_tokenizer, build_qwen_tokenizer
 from .recipe import Recipe, build_config
-from .runner import CounterDataset, PartsTrainer, replace_folder, run, samples_in_run, training_arguments
+from .runner import (
+    CounterDataset,
+    PartsTrainer,
+    replace_folder,
+    run,
+    samples_in_run,
+    samples_per_group,
+    training_arguments,
+)
 from .shape_tokenizer import source_weights
 from .text_conditioned import TextConditionedOmni123, build_text_encoders
 
@@ -254,7 +262,7 @@ def train(recipe: Recipe) -> dict[str, float]:
         "tokens": tokens,
         "tasks": recipe.options["tasks"],
         "caption_levels": recipe.options["caption_levels"],
-        "batch_size": arguments.per_device_train_batch_size,
+        "batch_size": samples_per_group(recipe, arguments),
         "real_share": recipe.options["real_share"],
         "image_view": recipe.options["image_view"],
         "seed": recipe.seed,
@@ -278,4 +286,4 @@ def train(recipe: Recipe) -> dict[str, float]:
         tokenizer.save_pretrained(folder / "tokenizer")
         tokenizer_2.save_pretrained(folder / "tokenizer_2")
 
-    return run(trainer, recipe, save)
+    return run(trainer, recipe, save, {"data_hash": store.content_hash, "tokens": tokens.info})

@@ -66,6 +66,14 @@ class ImageTokenizerTrainer(TokenizerTrainer):
             self.parts.setdefault("pixel_loss", []).append(float(pixel_loss.detach()))
         return (loss, output) if return_outputs else loss
 
+    def extra_state(self):
+        # The tokens that the code book will start from, while it has not.
+        return {str(number): tokens for number, tokens in enumerate(self.model.quantizer._recent)}
+
+    def load_extra_state(self, state):
+        device = self.model.device
+        self.model.quantizer._recent = [state[str(number)].to(device) for number in range(len(state))]
+
 
 def train(recipe: Recipe) -> dict[str, float]:
     """Trains the image tokenizer of a recipe; writes `final/` in the output folder and returns validation figures.
@@ -108,4 +116,4 @@ def train(recipe: Recipe) -> dict[str, float]:
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
 
-    return run(trainer, recipe, save)
+    return run(trainer, recipe, save, {"data_hash": store.content_hash})

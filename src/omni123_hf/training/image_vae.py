@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Trainer
 
 from ..data.store import AssetStore
 from ..data.views import pixels_from_views
@@ -18,7 +17,7 @@ from ..geometry.cameras import ALL_VIEWS
 from ..modeling.configuration_image_vae import Omni123ImageVAEConfig
 from ..modeling.modeling_image_vae import Omni123ImageVAE, image_psnr
 from .recipe import Recipe, build_config, load_pretrained
-from .runner import CounterDataset, run, samples_in_run, training_arguments
+from .runner import CounterDataset, PartsTrainer, run, samples_in_run, training_arguments
 from .shape_tokenizer import held_in_assets, source_weights, stack
 
 
@@ -77,14 +76,13 @@ def view_psnr(
     return {name: float(value) for name, value in figures.items()}
 
 
-class ImageVAETrainer(Trainer):
+class ImageVAETrainer(PartsTrainer):
     """Adds the perceptual term, validates by PSNR and ends with exact latent statistics."""
 
     model: Omni123ImageVAE
 
     def __init__(self, *args, perceptual_loss: PerceptualLoss | None, validate, statistics_batches, **kwargs):
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False
         self.perceptual_loss = perceptual_loss
         self.validate = validate
         self.statistics_batches = statistics_batches
@@ -163,4 +161,4 @@ def train(recipe: Recipe, perceptual_loss: PerceptualLoss | None = None) -> dict
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
 
-    return run(trainer, recipe, save)
+    return run(trainer, recipe, save, {"data_hash": store.content_hash})

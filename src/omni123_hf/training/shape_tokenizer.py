@@ -18,6 +18,7 @@ from ..modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.quantization import is_distributed
 from ..modeling.self_distillation_shape import ShapeSelfDistillation
+from .arguments import shards_weights
 from .recipe import Recipe, build_config, load_pretrained
 from .runner import CounterDataset, TokenizerTrainer, run, samples_in_run, training_arguments
 
@@ -237,9 +238,9 @@ def build_self_distillation(
         raise Omni123Error(
             "self_distillation trains the encoder, which freeze_tokens keeps as it is: drop one of them."
         )
-    if arguments.fsdp or arguments.deepspeed:
+    if shards_weights(arguments):
         raise Omni123Error(
-            "self_distillation averages whole weights, which FSDP and DeepSpeed split: train data-parallel (torchrun alone)."
+            "self_distillation averages whole weights, which FSDP splits: train data-parallel (torchrun alone)."
         )
     return ShapeSelfDistillation(model)
 
@@ -284,4 +285,4 @@ def train(recipe: Recipe) -> dict[str, float]:
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
 
-    return run(trainer, recipe, save)
+    return run(trainer, recipe, save, {"data_hash": store.content_hash})
