@@ -92,6 +92,16 @@ def test_what_the_launcher_asks_for_in_vain_is_refused(tmp_path, monkeypatch, va
         training_arguments(make(tmp_path, use_cpu=True))
 
 
+def test_a_way_of_loading_that_accelerate_cannot_do_is_refused(tmp_path, monkeypatch):
+    from omni123_hf.training.arguments import check_launch
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    check_launch({}, on_cpu=False)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(Omni123Error, match="code tables"):
+        check_launch({}, on_cpu=False)
+
+
 def test_sharding_is_seen_whoever_asks_for_it(tmp_path, monkeypatch):
     arguments = training_arguments(make(tmp_path))
     assert not shards_weights(arguments)

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +76,7 @@ def test_two_ranks_train_as_one_process_with_the_doubled_batch(workspace, tmp_pa
         # The losses of every task and modality are means over both ranks, too.
         assert first.keys() == second.keys()
         assert second == pytest.approx(first, abs=1e-5)
-    for part in ("transformer", "text_encoder", "text_encoder_2"):
-        weights = [load_file(tmp_path / name / "final" / part / "model.safetensors") for name in ("one", "two")]
-        for key in weights[0]:
-            torch.testing.assert_close(weights[0][key], weights[1][key], atol=1e-4, rtol=1e-4)
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
 
     drawn = [samples(trace) for trace in traces]
     assert not set(drawn[0]) & set(drawn[1])
@@ -148,6 +147,8 @@ def shard_and_make_whole(rank, keep):
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     fully_shard(model[1])
     fully_shard(model)
+    with torch.no_grad():
+        model(torch.ones(2, 6))
     whole = None
     with whole_weights(model, keep=rank == keep):
         if rank == keep:
@@ -165,6 +166,43 @@ def test_sharded_weights_are_whole_where_they_are_saved():
     first, second = on_two_ranks(shard_and_make_whole, 0, start="forkserver")
     assert first[0] is True and second[0] is None
     assert first[1] == second[1] and first[2] == second[2] == "DTensor"
+
+
+def assert_close_weights(one, other):
+    for part in ("transformer", "text_encoder", "text_encoder_2"):
+        weights = [load_file(folder / "final" / part / "model.safetensors") for folder in (one, other)]
+        assert weights[0].keys() == weights[1].keys()
+        for key in weights[0]:
+            torch.testing.assert_close(weights[0][key], weights[1][key], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("replicas", "shards"), [(1, 2), (2, 2)], ids=["fsdp2", "hsdp"])
+def test_sharded_training_is_that_of_one_process_and_resumes_to_the_bit(workspace, tmp_path, replicas, shards):
+    """FSDP2 through Trainer and accelerate on gloo ranks: the numbers, not the speed. See `shard_on_the_cpu`."""
+    ranks = replicas * shards
+    common = {"logging_steps": 1}
+
+    def recipe(name, batch):
+        return without_dropout(
+            stage_recipe("pretrain", workspace, tmp_path / name, **common, per_device_train_batch_size=batch)
+        )
+
+    events = {"shard": (replicas, shards)}
+    assert Run(recipe("one", 8)).code() == 0
+    runs = start_ranks(recipe("whole", 8 // ranks), [events] * ranks, ranks)
+    assert codes(runs) == [0] * ranks, runs[0].output()
+    losses = [[line["loss"] for line in read_log(tmp_path / name) if "loss" in line] for name in ("one", "whole")]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert_close_weights(tmp_path / "one", tmp_path / "whole")
+    assert len(list((tmp_path / "whole" / "checkpoint-10" / "pytorch_model_fsdp_0").glob("*.distcp"))) >= shards
+
+    killed = start_ranks(recipe("parts", 8 // ranks), [{**events, "kill_at_end": 6}] * ranks, ranks)
+    assert codes(killed) == [-9] * ranks
+    again = start_ranks(recipe("parts", 8 // ranks), [events] * ranks, ranks)
+    assert codes(again) == [0] * ranks, again[0].output()
+    assert first_difference(content(tmp_path / "whole" / "final"), content(tmp_path / "parts" / "final")) is None
+    assert read_log(tmp_path / "whole") == read_log(tmp_path / "parts")
 
 
 @pytest.mark.parametrize("name", ["cpu_two_ranks", "ddp", "fsdp2", "hsdp"])
@@ -186,7 +224,7 @@ def test_accelerate_reads_every_launch_file(name, monkeypatch):
     assert environment["FSDP_VERSION"] == "2"
     assert environment["FSDP_STATE_DICT_TYPE"] == "SHARDED_STATE_DICT"
     assert environment["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Omni123DualBlock,Omni123SingleBlock"
-    assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
+    assert environment["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
     if name == "hsdp":
         sizes = [int(environment[f"PARALLELISM_CONFIG_DP_{part}_SIZE"]) for part in ("REPLICATE", "SHARD")]
         assert sizes == [32, 8] and config.num_processes == 256 == config.num_machines * 8
@@ -214,6 +252,28 @@ def test_the_launchers_run_two_cpu_ranks_and_end_with_zero(launcher, workspace, 
         assert done.returncode == 0, done.stderr[-2000:]
         assert json.loads((tmp_path / "run" / "environment.json").read_text())[0]["processes"] == 2
         assert done.stdout.count("eval_loss:") == 1
+
+
+@pytest.mark.slow
+def test_torchrun_passes_sigterm_on_and_waits_for_the_checkpoint(workspace, tmp_path):
+    recipe = stage_recipe("pretrain", workspace, tmp_path / "run", max_steps=2000, save_steps=2000, logging_steps=1)
+    path = write_recipe(recipe, tmp_path / "recipe.yaml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    log = tmp_path / "run" / "log.jsonl"
+    with (tmp_path / "output").open("w") as output:
+        process = subprocess.Popen(
+            [*command, "-m", "omni123_hf.cli.main", "train", "pretrain", "--config", str(path)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=output, stderr=output,
+        )  # fmt: skip
+        deadline = time.monotonic() + 240
+        while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=120)
+    assert "stopped by SIGTERM after step" in (tmp_path / "output").read_text()
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    assert problem_of(checkpoint) is None
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}
 
 
 @pytest.mark.slow

@@ -230,7 +230,7 @@ def arrange(events: dict[str, Any]) -> None:
 
     `kill_after_backward`, `kill_at_end`, `kill_while_writing` (its checkpoint), `terminate` (SIGTERM after backward),
     `fill_disk` (no file can grow beyond 100 kB from then on), `spoil` (its loss is NaN); `trace` is a file that gets the
-    numbers of all samples drawn, `seed` a seed of this process only.
+    numbers of all samples drawn, `seed` a seed of this process only, `shard` (replicas, shards) splits weights by FSDP2.
     """
     from transformers import TrainerCallback
 
@@ -276,8 +276,40 @@ def arrange(events: dict[str, Any]) -> None:
 
     RunTrainer.__init__ = with_events  # type: ignore[method-assign]
     RunTrainer.save_progress = eventful_save  # type: ignore[method-assign]
+    if "shard" in events:
+        shard_on_the_cpu(*events["shard"])
     if "trace" in events:
         CounterDataset.__getitem__ = traced  # type: ignore[method-assign]
+
+
+def shard_on_the_cpu(replicas: int, shards: int) -> None:
+    """Lets accelerate run FSDP2 on gloo ranks, which it refuses: told that they are GPUs, it puts all on "cpu"."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    from omni123_hf.training import arguments
+
+    def set_device(self):
+        self.device = torch.device("cpu")
+
+    PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = set_device
+    arguments.check_launch = lambda *args: None  # type: ignore[assignment]
+    torch.distributed.init_process_group("gloo")
+    os.environ.update(
+        ACCELERATE_USE_FSDP="true",
+        FSDP_VERSION="2",
+        FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP",
+        FSDP_TRANSFORMER_CLS_TO_WRAP="Omni123DualBlock,Omni123SingleBlock",
+        FSDP_STATE_DICT_TYPE="SHARDED_STATE_DICT",
+        FSDP_RESHARD_AFTER_FORWARD="true",
+    )
+    if replicas > 1:
+        os.environ.update(
+            ACCELERATE_USE_PARALLELISM_CONFIG="true",
+            PARALLELISM_CONFIG_DP_REPLICATE_SIZE=str(replicas),
+            PARALLELISM_CONFIG_DP_SHARD_SIZE=str(shards),
+        )
 
 
 def start_ranks(recipe: dict[str, Any], events: list[dict[str, Any]] | None = None, ranks: int = 2) -> list[Run]:

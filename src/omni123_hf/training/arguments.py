@@ -120,11 +120,16 @@ def check_launch(fields: dict[str, Any], on_cpu: bool) -> None:
     beside = [name for name in OTHER_PARALLELISM if int(os.environ.get(name, "1")) > 1]
     if beside:
         raise Omni123Error(f"{beside[0]} is above 1: only dp_replicate and dp_shard are supported.")
+    fsdp_config = fields.get("fsdp_config") or {}
     sharded = bool(fields.get("fsdp")) or switched_on("ACCELERATE_USE_FSDP")
     if sharded and on_cpu:
         raise Omni123Error(
             "FSDP needs CUDA devices; on the CPU it would silently run as plain data parallelism: use "
             "recipes/accelerate/cpu_two_ranks.yaml or torchrun there."
+        )
+    if sharded and (switched_on("FSDP_CPU_RAM_EFFICIENT_LOADING") or fsdp_config.get("cpu_ram_efficient_loading")):
+        raise Omni123Error(
+            "fsdp_cpu_ram_efficient_loading cannot spread a model that has buffers (code tables): set it to false."
         )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if on_cpu and precision != "no":

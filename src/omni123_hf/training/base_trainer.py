@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from ..errors import Omni123Error
@@ -146,6 +146,16 @@ class RunTrainer(Trainer):
         if self.args.should_save:
             commit_checkpoint(staging, target)
             remove_old_checkpoints(target.parent, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        saved = None if checkpoint is None else Path(checkpoint) / OPTIMIZER_NAME
+        if saved is None or self.args.device.type != "cpu" or not saved.exists():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        # With several processes transformers 5.17 asks torch for the device "cpu:0", which does not exist.
+        parts: tuple[tuple[Any, str], ...] = ((self.optimizer, OPTIMIZER_NAME), (self.lr_scheduler, SCHEDULER_NAME))
+        for part, name in parts:
+            part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
 
     def save_progress(self, folder: Path) -> None:
         """This rank's sums since the last line of the log, and its `extra_state`."""

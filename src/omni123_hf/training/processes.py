@@ -64,8 +64,13 @@ def whole_weights(model: nn.Module, keep: bool) -> Iterator[None]:
 
     All ranks must enter. A model that is not sharded stays as it is. The model cannot be trained inside.
     """
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # After a forward the outermost part is left whole, and `state_dict` would split it behind our back.
+            module.reshard()
     places: list[tuple[dict[str, Any], str, Any]] = [
         (module._parameters, name, parameter)
         for module in model.modules()
