@@ -53,20 +53,32 @@ def assert_same_run(a, b):
     assert json.loads((a / "metrics.json").read_text()) == json.loads((b / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_run_killed_at_a_random_moment_ends_as_an_undisturbed_one(stage, workspace, undisturbed, tmp_path):
-    rng = np.random.default_rng(zlib.crc32(stage.encode()))
+def kill_and_go_on(stage, seed, workspace, undisturbed, output):
+    rng = np.random.default_rng((seed, zlib.crc32(stage.encode())))
     moment = str(rng.choice(["kill_after_backward", "kill_at_end", "kill_while_writing"]))
-    step = 8 if moment == "kill_while_writing" else int(rng.integers(1, 11))
-    recipe = stage_recipe(stage, workspace, tmp_path / "run")
+    # Beyond the first checkpoint, where there is something to go on from; with a seed above 0 anywhere.
+    step = int(rng.choice([4, 8, 10][seed == 0 :])) if "writing" in moment else int(rng.integers(1 if seed else 5, 11))
+    recipe = stage_recipe(stage, workspace, output)
     killed = Run(recipe, {moment: step})
     assert killed.code() == -9, killed.output()
-    assert not (tmp_path / "run" / "final").exists()
+    assert not (output / "final").exists()
     again = Run(recipe)
     assert again.code() == 0, again.output()
     assert ("removed" in again.output()) == (moment == "kill_while_writing")
-    assert not list((tmp_path / "run").glob("writing-*"))
-    assert_same_run(undisturbed(stage), tmp_path / "run")
+    assert not list(output.glob("writing-*"))
+    assert_same_run(undisturbed(stage), output)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_killed_at_a_random_moment_ends_as_an_undisturbed_one(stage, workspace, undisturbed, tmp_path):
+    kill_and_go_on(stage, 0, workspace, undisturbed, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("stage", STAGES)
+def test_more_killed_runs(stage, seed, workspace, undisturbed, tmp_path):
+    kill_and_go_on(stage, seed, workspace, undisturbed, tmp_path / "run")
 
 
 def test_sigterm_writes_a_checkpoint_of_the_current_step_first(workspace, undisturbed, tmp_path):

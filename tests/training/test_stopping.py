@@ -3,19 +3,22 @@
 import json
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_runs import make_workspace, stage_recipe
+from transformers import TrainerControl
 
 from omni123_hf.data.store import AssetStore
 from omni123_hf.errors import Omni123Error
 from omni123_hf.training import shape_tokenizer
 from omni123_hf.training.checkpoints import problem_of
 from omni123_hf.training.failed_batch import FailedBatch, load_failed_batch, save_failed_batch
+from omni123_hf.training.processes import Processes
 from omni123_hf.training.recipe import Recipe
 from omni123_hf.training.runner import CounterDataset
-from omni123_hf.training.stopping import StepRecord, StopRequest
+from omni123_hf.training.stopping import StepGuard, StepRecord, StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,43 @@ def test_a_step_tells_losses_of_micro_batches_and_the_norm():
     assert record.numbers() == [2.0, 4.0, 3.0]
     record.send(0.5)
     assert record.numbers()[-1] == 0.5
+
+
+@pytest.mark.parametrize(("due", "raised_at"), [((), 4), (("should_save",), 3), (("should_log",), 3)])
+def test_on_cuda_a_step_is_looked_at_one_step_later_but_never_saved_unseen(tmp_path, due, raised_at):
+    """The order of things only: the numbers lie on the CPU here, so nothing is awaited."""
+    args = SimpleNamespace(
+        device=torch.device("cuda"),
+        world_size=1,
+        process_index=0,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+    )
+    guard = StepGuard(tmp_path, Processes(), norm_counts=True)
+
+    def step(number, loss, control):
+        guard.add_micro_batch(number - 1, {"ids": torch.tensor([number])}, torch.tensor(loss))
+        guard.add_grad_norm(1.0)
+        guard.on_step_end(args, None, control)
+
+    for number in range(1, raised_at + 1):
+        control = TrainerControl()
+        for name in due if number == 3 else ():
+            setattr(control, name, True)
+        if number < raised_at:
+            step(number, float("inf") if number == 3 else 1.0, control)
+            continue
+        with pytest.raises(Omni123Error, match="step 3 is not finite: loss inf"):
+            step(number, float("inf") if number == 3 else 1.0, control)
+    failed = load_failed_batch(tmp_path / "failed_batch_rank0.safetensors")
+    assert failed.samples == [[2, 2]] and failed.micro_batches[0]["ids"].item() == 3
+
+
+def test_a_loss_scaler_may_meet_infinite_gradients(tmp_path):
+    guard = StepGuard(tmp_path, Processes(), norm_counts=False)
+    guard.add_micro_batch(0, {}, torch.tensor(1.0))
+    guard.add_grad_norm(float("inf"))
+    guard.on_step_end(SimpleNamespace(device=torch.device("cpu")), None, TrainerControl())
 
 
 def test_sigterm_is_listened_to_only_while_training():

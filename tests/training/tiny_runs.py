@@ -70,7 +70,7 @@ IMAGE = {
     "num_decoder_layers": 1,
     "num_decoder_heads": 2,
     "entropy_tokens": 64,
-    "quantizer_warmup_steps": 6,
+    "quantizer_warmup_steps": 12,
     "restart_after": 3,
 }
 BACKBONE = {
