@@ -9,23 +9,16 @@ from test_adversarial_stage import EVERYTHING
 from test_image_stages import TOKENIZER_FIELDS, VAE_FIELDS, recipe, store_folder
 from two_ranks import on_two_ranks
 
-from omni123_hf.training import image_tokenizer, image_vae, stage_trainer
-from omni123_hf.training.stage_trainer import rank_seed
+from omni123_hf.training import base_trainer, image_tokenizer, image_vae, stage_trainer
 
 
 __all__ = ["store_folder"]
 
 
-def test_seeds_of_ranks_differ_and_rank_zero_keeps_the_recipes():
-    assert rank_seed(5, 0) == 5
-    seeds = {rank_seed(seed, rank) for seed in range(20) for rank in range(8)}
-    assert len(seeds) == 160 and all(0 <= seed < 2**32 for seed in seeds)
-
-
 def train_on_a_rank(rank, stage, job):
     """Draws of the rank, and sums of what must be equal on all: model, averages, discriminator."""
     trainers, draws = [], []
-    start, begin = stage_trainer.StageTrainer.__init__, stage_trainer.StageSteps.on_train_begin
+    start, begin = stage_trainer.StageTrainer.__init__, base_trainer.RunStart.on_train_begin
 
     def remember(self, *args, **kwargs):
         start(self, *args, **kwargs)
@@ -38,7 +31,7 @@ def train_on_a_rank(rank, stage, job):
         torch.set_rng_state(state)
 
     stage_trainer.StageTrainer.__init__ = remember
-    stage_trainer.StageSteps.on_train_begin = watch
+    base_trainer.RunStart.on_train_begin = watch
     stage(job)
     (trainer,) = trainers
     states = [trainer.model.state_dict()]

@@ -148,11 +148,11 @@ def test_two_ranks_keep_model_teacher_heads_and_centre_equal_and_resume(root, tm
 
 
 def test_a_run_cannot_change_its_mind_about_self_distillation(root, tmp_path):
-    for first, second, message in ((False, True, "holds no state"), (True, False, "holds state")):
+    for first, second in ((False, True), (True, False)):
         folder = tmp_path / str(first)
         shape_tokenizer.train(recipe(root, folder, 15, self_distillation=first))
-        with pytest.raises(Omni123Error, match=message):
-            shape_tokenizer.train(recipe(root, folder, 30, self_distillation=second))
+        with pytest.raises(Omni123Error, match=f"options.self_distillation .{first} → {second}."):
+            shape_tokenizer.train(recipe(root, folder, 15, self_distillation=second))
 
 
 def test_what_the_stage_cannot_train_is_refused_before_anything_is_written(root, tmp_path):

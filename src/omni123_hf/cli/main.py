@@ -89,3 +89,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "out of memory; use a lower --resolution, or in training a smaller batch"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    # `accelerate launch -m omni123_hf.cli.main train …`
+    main()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from ..data.tokens import weights_hash
 from ..errors import Omni123Error
 from ..geometry.cameras import THREE_QUARTER
 from ..modeling.configuration_omni123 import Omni123Config
@@ -23,7 +24,7 @@ from .initial_model import load_initial, new_view_embeddings
 from .mixture import TaskTable, build_mixture
 from .recipe import Recipe, build_config, stage_options
 from .record_pools import RecordPool, check_pools, open_pools
-from .runner import CounterDataset, PartsTrainer, run, samples_in_run, training_arguments
+from .runner import CounterDataset, PartsTrainer, run, samples_in_run, samples_per_group, training_arguments
 from .task_samples import TaskSampler
 from .text_conditioned import TextConditionedOmni123, build_text_encoders
 from .text_tokenizer_folders import text_tokenizers
@@ -115,11 +116,7 @@ class Omni123Trainer(PartsTrainer):
         found |= {f"loss_{kind}_tokens": getattr(output, f"{kind}_loss") for kind in ("shape", "image")}
         for key, value in found.items():
             if value is not None:
-                self.parts.setdefault(key, []).append(value)  # type: ignore[arg-type]
-
-    def log(self, logs, *args, **kwargs):
-        self.parts = {name: [float(value) for value in values] for name, values in self.parts.items()}
-        super().log(logs, *args, **kwargs)
+                self.parts.setdefault(key, []).append(value)
 
     @torch.no_grad()
     def evaluate(self, *args, **kwargs):
@@ -243,7 +240,7 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
         "subsets": subsets,
         "table": table,
         "caption_levels": options["caption_levels"],
-        "samples_per_group": batch,
+        "samples_per_group": samples_per_group(recipe, arguments),
         "seed": recipe.seed,
         "image_view": options["image_view"],
         "source_shares": options["source_shares"],
@@ -272,7 +269,11 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
         if tokenizer_2 is not None:
             tokenizer_2.save_pretrained(folder / "tokenizer_2")
 
-    return run(trainer, recipe, save)
+    facts = {
+        "pools": {name: pool.content_hash for name, pool in pools.items()},
+        "tokenizers": {name: weights_hash(folder) for name, folder in folders.items()},
+    }
+    return run(trainer, recipe, save, facts)
 
 
 def code_counts(folders: dict[str, Path]) -> dict[str, int]:

@@ -199,4 +199,4 @@ def train(recipe: Recipe) -> dict[str, float]:
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
 
-    return run(trainer, recipe, save)
+    return run(trainer, recipe, save, {"data_hash": store.content_hash})

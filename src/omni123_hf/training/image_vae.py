@@ -282,4 +282,4 @@ def train(recipe: Recipe, perceptual_loss: PerceptualLoss | None = None) -> dict
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
 
-    return run(trainer, recipe, save)
+    return run(trainer, recipe, save, {"data_hash": store.content_hash})

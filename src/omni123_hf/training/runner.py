@@ -1,25 +1,40 @@
-"""What all stages share: training arguments from a recipe, exact resume, and a log that can be committed.
+"""What all stages share: a run from a recipe to a final model, which can be stopped at any moment and goes on to the bit.
 
 Samples are a pure function of `(seed, k)` with k the running number of the sample, so the data order needs no state: a
-resumed run skips to its k without reading anything.
+resumed run skips to its k without reading anything, and a step sees the same samples on any number of processes.
 """
 
 import json
-import os
-import shutil
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import torch
+from torch import nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel
 
 from ..errors import Omni123Error
+from .arguments import samples_in_run, samples_per_group, training_arguments
+from .base_trainer import RunTrainer, progress_file
+from .checkpoints import newest_complete_checkpoint, replace_folder, write_atomically, writing
+from .processes import Processes, whole_weights
 from .recipe import Recipe
+from .run_description import add_environment, check_same_run, describe_run, environment, write_description
+from .run_log import JsonLinesLog
+
+
+__all__ = [
+    "CounterDataset",
+    "PartsTrainer",
+    "TokenizerTrainer",
+    "replace_folder",
+    "run",
+    "samples_in_run",
+    "samples_per_group",
+    "training_arguments",
+]
 
 
 class CounterDataset(Dataset):
@@ -35,52 +50,8 @@ class CounterDataset(Dataset):
         return self.draw(np.random.default_rng((self.seed, k)), k)
 
 
-class JsonLinesLog(TrainerCallback):
-    """Appends every logged dictionary to `log.jsonl`, with step and seconds; on resume the lines after the checkpoint go."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.start = time.time()
-        self.offset = 0.0
-        self.last: tuple[int, dict[str, Any]] | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.start = time.time()
-        if not state.is_world_process_zero:
-            return
-        lines = []
-        if self.path.exists():
-            lines = [json.loads(line) for line in self.path.read_text().splitlines() if line]
-        lines = [line for line in lines if state.global_step and line["step"] <= state.global_step]
-        self.offset = lines[-1]["seconds"] if lines else 0.0
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or not logs:
-            return
-        seconds = round(self.offset + time.time() - self.start, 1)
-        values = {key: round(value, 6) if isinstance(value, float) else value for key, value in logs.items()}
-        # The last step may be evaluated by its schedule and again as the end of the run: one line is enough.
-        if (state.global_step, values) == self.last:
-            return
-        self.last = (state.global_step, values)
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, "seconds": seconds, **values}) + "\n")
-
-
-class PartsTrainer(Trainer):
+class PartsTrainer(RunTrainer):
     """A trainer whose `compute_loss` leaves named parts of the loss in `parts`: every log line carries their means."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = False
-        self.parts: dict[str, list[float]] = {}
-
-    def log(self, logs, *args, **kwargs):
-        for name, values in self.parts.items():
-            logs.setdefault(name, float(np.mean(values)))
-        self.parts = {}
-        super().log(logs, *args, **kwargs)
 
 
 class TokenizerTrainer(PartsTrainer):
@@ -101,66 +72,91 @@ class TokenizerTrainer(PartsTrainer):
         return metrics
 
 
-def training_arguments(recipe: Recipe) -> TrainingArguments:
-    """`TrainingArguments` of a recipe: bf16 on CUDA devices that have it, float32 on the CPU; samples in counter order."""
-    fields: dict[str, Any] = {
-        "lr_scheduler_type": "cosine",
-        "logging_steps": 50,
-        "save_steps": 500,
-        "save_total_limit": 2,
-        "report_to": "none",
-        "remove_unused_columns": False,
-        "train_sampling_strategy": "sequential",
-        "dataloader_num_workers": 0,
-        "disable_tqdm": False,
-        **recipe.training,
-    }
-    if torch.cuda.is_available():
-        fields.setdefault("bf16", torch.cuda.is_bf16_supported())
-    else:
-        fields["bf16"] = fields["fp16"] = False
-        fields["use_cpu"] = True
-        fields.setdefault("dataloader_pin_memory", False)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # A rank's task may leave one head without a gradient in a step.
-        fields.setdefault("ddp_find_unused_parameters", True)
-        if not torch.cuda.is_available():
-            fields.setdefault("ddp_backend", "gloo")
-    if "max_steps" not in fields:
-        raise Omni123Error("the recipe's training section needs max_steps.")
-    try:
-        return TrainingArguments(output_dir=str(recipe.output_dir), seed=recipe.seed, **fields)
-    except (TypeError, ValueError) as error:
-        raise Omni123Error(f"the recipe's training section is no set of TrainingArguments: {error}") from error
+def recompute_activations(model: nn.Module) -> None:
+    """Activation checkpointing in every part that trains. Raises `Omni123Error` where none can."""
+    parts = [model] if isinstance(model, PreTrainedModel) else list(model.children())
+    done = False
+    for part in parts:
+        trains = any(parameter.requires_grad for parameter in part.parameters())
+        if isinstance(part, PreTrainedModel) and part.supports_gradient_checkpointing and trains:
+            # The method's name before and after transformers 5.20 or so; both take no arguments.
+            enable: Any = getattr(part, "activation_checkpointing_enable", None)
+            (enable or part.gradient_checkpointing_enable)()
+            done = True
+    if not done:
+        raise Omni123Error(f"training.activation_checkpointing: {type(model).__name__} has no part that supports it.")
 
 
-def samples_in_run(arguments: TrainingArguments) -> int:
-    """Number of samples that all processes together consume in the run."""
-    per_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-    return per_step * max(arguments.world_size, 1) * arguments.max_steps
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a folder beside `folder` and puts it in place only when it is complete."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    write(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+def starting_point(processes: Processes, recipe: Recipe, description: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, the same on every rank. Raises `Omni123Error` on all when it is of another run."""
+    found, refusal = None, None
+    if processes.rank == 0:
+        try:
+            found = newest_complete_checkpoint(recipe.output_dir, say)
+            if found is not None:
+                check_same_run(found, description, recipe.training.get("allow_new_schedule", False))
+        except Omni123Error as error:
+            refusal = str(error)
+    found, refusal = processes.from_first((found, refusal))
+    if refusal:
+        raise Omni123Error(refusal)
+    if found is not None and not all(processes.gather(found.is_dir())):
+        raise Omni123Error(
+            f"{found} is not seen by every process: output_dir must lie on a file system that all machines share."
+        )
+    return found
 
 
-def run(trainer: Trainer, recipe: Recipe, save: Callable[[Path], None]) -> dict[str, float]:
-    """Trains (resuming from the newest checkpoint in the output folder), evaluates, and saves the final model.
+def run(
+    trainer: RunTrainer, recipe: Recipe, save: Callable[[Path], None], facts: dict[str, Any] | None = None
+) -> dict[str, float]:
+    """Trains (resuming from the newest complete checkpoint in the output folder), evaluates, and saves the final model.
 
-    `save(folder)` writes the final model; returns the final validation figures.
+    `save(folder)` writes the final model; `facts` says by content what the stage trains on (hashes of data and tokens).
+    Returns the final validation figures. Raises `Omni123Error` for a checkpoint of another run, a failed write, and a loss
+    that is not finite; SIGTERM saves a checkpoint at the end of the step and exits with 143. See docs/training.md.
     """
-    recipe.output_dir.mkdir(parents=True, exist_ok=True)
-    if trainer.is_world_process_zero():
-        (recipe.output_dir / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
-    trainer.add_callback(JsonLinesLog(recipe.output_dir / "log.jsonl"))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(recipe.output_dir)))
+    if not isinstance(trainer, RunTrainer):
+        raise TypeError(f"{type(trainer).__name__} must derive from PartsTrainer: plain Trainer cuts checkpoints off.")
+    processes, output = trainer.processes, recipe.output_dir
+    model: Any = trainer.model
+    first = trainer.is_world_process_zero()
+    if len(set(processes.gather(json.dumps(recipe.to_dict(), sort_keys=True, default=str)))) > 1:
+        raise Omni123Error(
+            "the processes were started with different recipes: give all the same one and the same overrides."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    description = processes.from_first(describe_run(recipe, trainer.args, facts) if processes.rank == 0 else None)
+    checkpoint = starting_point(processes, recipe, description)
+    if first:
+        with writing(output, "the run has not begun."):
+            write_description(output, recipe, description)
+            add_environment(output / "environment.json", environment(trainer.args))
+    kept = 0
+    if checkpoint is not None:
+        kept = json.loads(progress_file(checkpoint, 0).read_text())["log_bytes"]
+        trainer.start.checkpoint = checkpoint
+    log = JsonLinesLog(output / "log.jsonl", kept)
+    trainer.add_callback(log)
+    trainer.log_bytes = log.bytes
+    trainer.describe = lambda folder: write_description(folder, recipe, description)
+    if recipe.training.get("activation_checkpointing", False):
+        recompute_activations(model)
+    with trainer.guard.stop.listening():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = trainer.evaluate()
-    if trainer.is_world_process_zero():
-        replace_folder(recipe.output_dir / "final", save)
-        (recipe.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    # Not `model`: sharding may have put another object in its place.
+    with whole_weights(cast(nn.Module, trainer.model), keep=first):
+        if first:
+            with writing(
+                output / "final", "the last checkpoint is intact; free space, and start the same command again."
+            ):
+                replace_folder(output / "final", save)
+                write_atomically(output / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        # Nobody leaves, and nobody sees split weights again, before the first rank has written.
+        processes.gather(None)
     return metrics

@@ -1,4 +1,4 @@
-"""What the three tokenizer stages share beyond a loss: averaged weights, pictures, state beside checkpoints, rank seeds.
+"""What the three tokenizer stages share beyond a loss: averaged weights, pictures, state beside checkpoints.
 
 What a stage trains beside its model (averages, a teacher, a discriminator) stands in a file of its own in each
 checkpoint, is restored with it, and is no part of the final model.
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments
 
 from ..errors import Omni123Error
+from .arguments import shards_weights
 from .averaging import WeightAverage
 from .pictures import write_picture
 from .runner import TokenizerTrainer
@@ -44,15 +44,10 @@ def check_shared_options(options: dict[str, Any], arguments: TrainingArguments) 
 
 def refuse_split_weights(option: str, arguments: TrainingArguments) -> None:
     """Raises `Omni123Error` where weights are no whole tensors on every rank."""
-    if arguments.fsdp or arguments.deepspeed:
+    if shards_weights(arguments):
         raise Omni123Error(
-            f"{option} works on whole weights, which FSDP and DeepSpeed split: train data-parallel (torchrun alone)."
+            f"{option} works on whole weights, which FSDP splits: train data-parallel (torchrun alone)."
         )
-
-
-def rank_seed(seed: int, rank: int) -> int:
-    """The seed of a rank's random draws: `seed` itself on rank 0, unrelated numbers on the others."""
-    return seed if rank == 0 else int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
 
 
 class Stateful(Protocol):
@@ -95,16 +90,10 @@ class Companion:
 
 
 class StageSteps(TrainerCallback):
-    """Seeds the ranks when training begins, and moves the average after each step, before anything looks at it."""
+    """Moves the average after each step, before anything looks at it."""
 
     def __init__(self, trainer: "StageTrainer"):
         self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        # The Trainer seeds all ranks alike, and one draw of shortcuts, masks or noise would serve them all. A resumed
-        # run restores each rank's generators from its own file right after this.
-        if args.process_index > 0:
-            set_seed(rank_seed(args.seed, args.process_index))
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.trainer.average is not None:
