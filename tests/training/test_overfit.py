@@ -20,7 +20,7 @@ from omni123_hf.training.task_samples import TaskSampler
 RECORDS = 8
 STAGES = {"pretraining": "pretrain", "continued": "continued", "sft": "sft", "edit": "edit"}
 # Each record is shown from three sides: where pictures are targets there are 24, and a sample shows one to three of them.
-STEPS, BATCH = {0: 60, 1: 125, 2: 95, 3: 90}, 16
+STEPS, BATCH = {0: 85, 1: 120, 2: 95, 3: 90}, 16
 CHAIN = {"num_images": 2, "num_extra_images": 1}
 
 
@@ -78,7 +78,9 @@ def learned_samples(workspace, name):
 def test_a_task_alone_is_learned_by_heart(workspace, initial, tmp_path, name):
     stage = STAGES[TASKS[name].stage]
     model = None if stage == "pretrain" else {"from_pretrained": str(initial)}
-    steps = STEPS[sum(segment.kind == "view" and not segment.is_prefix for segment in get_task(name, **CHAIN).segments)]
+    steps = STEPS[
+        sum(segment.kind == "view" and not segment.is_prefix for segment in get_task(name, **CHAIN).segments)
+    ]
     with torch.enable_grad():
         get_stage(stage)(recipe_for(workspace, tmp_path, stage, name, steps, model))
 
@@ -94,14 +96,8 @@ def test_a_task_alone_is_learned_by_heart(workspace, initial, tmp_path, name):
     task = samples[0].task
     parts = {key: np.stack([sample.parts[key] for sample in samples]) for key in samples[0].parts}
     given = {s.name: parts[s.name] for s in task.segments if s.is_prefix or s.kind == "view"}
-    text = trained.text_encoder_2(input_ids=inputs["text_ids_2"], attention_mask=inputs["text_attention_mask_2"])
-    codes = trained.transformer.generate_plan(
-        generation_plan(task, config, given),
-        text_embeds=trained.text_encoder(input_ids=inputs["text_ids"]).last_hidden_state,
-        text_embeds_2=text.last_hidden_state,
-        text_attention_mask_2=inputs["text_attention_mask_2"],
-        guidance_scale=1.0,
-    )
+    text = trained.encode_text(**{key: value for key, value in inputs.items() if key.startswith("text_")})
+    codes = trained.transformer.generate_plan(generation_plan(task, config, given), **text, guidance_scale=1.0)
     assert set(codes) == {segment.name for segment in task.targets}
     for segment in task.targets:
         assert np.array_equal(codes[segment.name].numpy(), parts[segment.name]), segment.name
