@@ -46,7 +46,7 @@ def recipe_for(workspace, out, stage, task, steps, model=None):
         recipe.model["hidden_size"] = 64
     recipe.training |= {
         "per_device_train_batch_size": BATCH,
-        "learning_rate": 8e-3,
+        "learning_rate": 5e-3,
         "warmup_steps": 5,
         "adam_beta2": 0.95,
     }
