@@ -13,7 +13,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,6 +54,29 @@ def measure(chunk: int, tokens: int, codes: int, width: int, device: str) -> dic
     }
 
 
+def compare(tokens: int, codes: int, width: int, chunks: Sequence[int], device: str) -> dict[str, Any]:
+    """`measure` of the plain loss and of every chunk size, each in a process of its own, beside the plain one."""
+    rows = []
+    for chunk in (0, *chunks):
+        command = [sys.executable, __file__, "--one", str(chunk), "--device", device]
+        for name, value in (("tokens", tokens), ("codes", codes), ("width", width)):
+            command += [f"--{name}", str(value)]
+        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    for row in rows:
+        row["memory_share"] = row["peak_mb"] / rows[0]["peak_mb"]
+        row["time_ratio"] = row["seconds"] / rows[0]["seconds"]
+    return {
+        "tokens": tokens,
+        "codes": codes,
+        "width": width,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=2048)
@@ -65,30 +90,12 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(measure(options.one, options.tokens, options.codes, options.width, options.device)))
         return
-    rows = []
-    for chunk in (0, *options.chunks):
-        command = [sys.executable, __file__, "--one", str(chunk), "--device", options.device]
-        for name in ("tokens", "codes", "width"):
-            command += [f"--{name}", str(getattr(options, name))]
-        rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    plain = rows[0]
-    for row in rows:
-        row["memory_share"] = row["peak_mb"] / plain["peak_mb"]
-        row["time_ratio"] = row["seconds"] / plain["seconds"]
+    result = compare(options.tokens, options.codes, options.width, options.chunks, options.device)
+    for row in result["rows"]:
         print(
             f"chunk {row['chunk'] or 'none':>5}: {row['peak_mb']:7.0f} MB ({row['memory_share']:.0%}), "
             f"{row['seconds']:6.2f} s ({row['time_ratio']:.2f}x), loss {row['loss']:.6f}"
         )
-    result = {
-        "tokens": options.tokens,
-        "codes": options.codes,
-        "width": options.width,
-        "device": torch.cuda.get_device_name() if options.device == "cuda" else "CPU",
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "rows": rows,
-    }
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -6,6 +6,7 @@ from tiny_omni123 import KS, make_config, make_model, make_sequence, make_text
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling import TASKS, Omni123ForConditionalGeneration
+from omni123_hf.modeling.blocks_omni123 import rotary_tables, rotate
 from omni123_hf.modeling.masking import VisibilityRule, build_masks
 
 
@@ -64,6 +65,30 @@ def test_masks_equal_the_rule_spelled_out(is_cached, causal):
         for query in range(width):
             assert masks.dual[row, 0, query, :width].tolist() == [text(row, query, key) for key in range(width)]
             assert not masks.dual[row, 0, query, width:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_to_rotate_agree(monkeypatch, dtype):
+    """One complex product, or four real ones where the compiler would fuse them: values and gradients."""
+    # As the blocks hand it over: heads are a transposed view.
+    source = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rotation = rotary_tables(torch.arange(5), 8, 1000.0)
+    results = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda value=compiling: value)
+        leaf = source.clone().requires_grad_()
+        rotated = rotate(leaf.transpose(1, 2), rotation)
+        (rotated.float() ** 3).sum().backward()
+        results.append((rotated.detach(), leaf.grad))
+    monkeypatch.undo()
+    assert results[0][0].dtype == dtype and results[0][0].shape == (2, 3, 5, 8)
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+    # The pair (0, 1) of position 3 turns by 3 radians: its frequency is 1.
+    first = source[0, 3, 0, :2].float()
+    cos, sin = torch.cos(torch.tensor(3.0)), torch.sin(torch.tensor(3.0))
+    expected = torch.stack([first[0] * cos - first[1] * sin, first[0] * sin + first[1] * cos]).to(dtype)
+    torch.testing.assert_close(results[0][0][0, 0, 3, :2], expected, atol=1e-6, rtol=1e-2)
 
 
 def test_flex_attention_refuses_to_train_on_the_cpu():

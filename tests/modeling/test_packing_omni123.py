@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_omni123 import make_config, make_model, make_sequence, make_text
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling import TASKS, Sequence
-from omni123_hf.modeling.packing_omni123 import pack_sequences
+from omni123_hf.modeling.packing_omni123 import CONDITIONING_MULTIPLE, pack_sequences
 
 
 NAMES = ("text-to-3d", "image-to-3d", "edit-3d", "text-to-images-to-3d-to-images", "image-to-posed-image")
@@ -91,6 +92,25 @@ def test_a_documents_states_do_not_depend_on_its_neighbours():
     length = len(changed.ids)
     assert torch.equal(before[length:], after[length:])
     assert not torch.allclose(before[:length], after[:length])
+
+
+def test_padding_of_the_text_is_left_out_and_changes_nothing():
+    config, sequences, inputs = documents()
+    model = make_model()
+    row = packed_inputs(config, sequences, inputs, 1)
+    length = inputs["text_embeds_2"].shape[1]
+    wide = {
+        **row,
+        "text_embeds_2": F.pad(inputs["text_embeds_2"], (0, 0, 0, 90), value=7.0),
+        "text_attention_mask_2": F.pad(inputs["text_attention_mask_2"], (0, 90)),
+    }
+    assert wide["text_embeds_2"].shape[1] == length + 90
+    outputs = [model(**given) for given in (row, wide)]
+    torch.testing.assert_close(outputs[1].last_hidden_state, outputs[0].last_hidden_state, atol=1e-5, rtol=0)
+    # Five documents with 4 + 90 and more positions each, of which few are text.
+    assert outputs[1].conditioning_mask.shape == (1, CONDITIONING_MULTIPLE)
+    valid = (4 + inputs["text_attention_mask_2"].sum(1)).masked_fill(inputs["null_text"], 1)
+    assert int(outputs[1].conditioning_mask.sum()) == int(valid.sum())
 
 
 def test_what_cannot_be_packed_is_refused():

@@ -1,8 +1,9 @@
 """Eq. 2 by hand, explicit probabilities, and what a pool can serve."""
 
 import pytest
-from tiny_pools import tiny_recipe
+from tiny_pools import KI, LI, QUIET, codes_of, tiny_recipe
 
+from omni123_hf.data.shards.edits import EditTokens, write_edits
 from omni123_hf.data.shards.training_pool import TrainingPool
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling import TASKS, get_task
@@ -88,6 +89,16 @@ def test_explicit_probabilities_win_over_eq_2(pools):
 def test_what_cannot_be_mixed_is_named(pools, options, message):
     with pytest.raises(Omni123Error, match=message):
         build(pools, **options)
+
+
+def test_pairs_of_pictures_are_no_edits_of_shapes(tmp_path):
+    codes = [codes_of(0, part, LI, KI) for part in range(2)]
+    facts = {"source": "x", "split": "train", "licence": "CC0-1.0", "attribution": "nobody", "category": "box"}
+    pair = EditTokens(
+        "edit/0", **facts, source_tokens=codes[0], target_tokens=codes[1], instructions=("redden",), edit_type="colour"
+    )
+    write_edits(tmp_path, [pair], KI, {}, kind="image", options=QUIET)
+    assert "its pairs are pictures" in why_not(get_task("edit-3d"), TrainingPool.open(tmp_path, "edits"))
 
 
 def test_every_task_has_a_pool_that_serves_it(pools):

@@ -64,23 +64,25 @@ def record(number: int, views: tuple[str, ...]) -> ShardRecord:
     )
 
 
-def write_pools(folder: Path, tokenizers: dict[str, Path], count: int = 12) -> Path:
-    """Pools `pairs` (all seven views), `images` (un-posed) and `edits` in one folder; every fourth record is for validation."""
+def write_pools(
+    folder: Path, tokenizers: dict[str, Path], count: int = 12, views_held: tuple[str, ...] = ALL_VIEWS
+) -> Path:
+    """Pools `pairs` (views `views_held`), `images` (un-posed) and `edits` in one folder; every fourth record is for validation."""
     hashes = {name: weights_hash(path) for name, path in tokenizers.items()}
     origin = {"checkpoint": "tiny", "tokenizers": hashes, "data_hash": "d" * 64}
-    image = [Field(image_field(view), "image", LI, KI) for view in ALL_VIEWS]
+    image = [Field(image_field(view), "image", LI, KI) for view in views_held]
     pairs = PoolLayout("pairs", (Field("shape_tokens", "shape", LS, KS), *image))
 
     def encode_pairs(records):
         rows = [record.source_row for record in records]
         shapes = [codes_of(row, 0, LS, KS) for row in rows]
-        views = [[codes_of(row, 1 + view, LI, KI) for view in range(len(ALL_VIEWS))] for row in rows]
+        views = [[codes_of(row, 1 + ALL_VIEWS.index(view), LI, KI) for view in views_held] for row in rows]
         return np.concatenate([np.array(shapes), np.array(views).reshape(len(rows), -1)], axis=1)
 
     def encode_images(records):
         return np.array([codes_of(record.source_row, 1 + 6, LI, KI) for record in records])
 
-    write_pool(folder, pairs, [record(i, ALL_VIEWS) for i in range(count)], encode_pairs, origin, QUIET)
+    write_pool(folder, pairs, [record(i, views_held) for i in range(count)], encode_pairs, origin, QUIET)
     images = PoolLayout("images", (Field("image_tokens", "image", LI, KI),))
     write_pool(folder, images, [record(i, ()) for i in range(count)], encode_images, origin, QUIET)
     edits = [

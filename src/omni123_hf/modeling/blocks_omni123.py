@@ -51,7 +51,11 @@ def rotary_tables(positions: torch.Tensor, head_dim: int, theta: float) -> Rotat
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """Rotates the interleaved channel pairs (0, 1), (2, 3), ... of `x (B, heads, T, head_dim)`."""
     cos, sin = rotation
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():
+        # A complex product is one pass over memory; the compiler fuses the four real ones, and complex ones not at all.
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+    even, odd = pairs.unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 

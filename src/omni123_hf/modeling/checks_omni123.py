@@ -23,25 +23,31 @@ def check_ids(config: Omni123Config, input_ids: torch.Tensor, labels: torch.Tens
             raise Omni123Error(
                 f"{name} are {tuple(ids.shape)} of {ids.dtype}: give flat integer ids (batch, length), int64 or int32."
             )
+    if labels is not None and labels.shape != input_ids.shape:
+        raise Omni123Error(
+            f"labels are {tuple(labels.shape)}: they must match input_ids {tuple(input_ids.shape)}; the shift by one "
+            "happens inside."
+        )
+    bounds: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     # Reading values waits for an accelerator, so cached steps there trust the ids that they have sampled.
     if not is_cached or input_ids.device.type == "cpu":
-        _check_range(config, "input_ids", input_ids)
+        bounds["input_ids"] = input_ids.aminmax()
     if labels is not None:
-        if labels.shape != input_ids.shape:
+        # Positions without loss take the value of another, or of one that is in range where there is none.
+        bounds["labels"] = torch.where(labels == -100, labels.max().clamp(min=0), labels).aminmax()
+    # All in one read, for the same reason.
+    for name, (low, high) in zip(bounds, read_pairs(list(bounds.values())), strict=True):
+        if low < 0 or high >= config.vocab_size:
             raise Omni123Error(
-                f"labels are {tuple(labels.shape)}: they must match input_ids {tuple(input_ids.shape)}; the shift by one "
-                "happens inside."
+                f"{name} reach from {low} to {high}: this model has ids 0 to {config.vocab_size - 1} "
+                f"(shape codes, then image codes from {config.image_offset}, then "
+                f"{config.vocab_size - config.num_codes} special tokens)."
             )
-        _check_range(config, "labels", labels[labels != -100])
 
 
-def _check_range(config: Omni123Config, name: str, ids: torch.Tensor) -> None:
-    if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size):
-        raise Omni123Error(
-            f"{name} reach from {int(ids.min())} to {int(ids.max())}: this model has ids 0 to {config.vocab_size - 1} "
-            f"(shape codes, then image codes from {config.image_offset}, then {config.vocab_size - config.num_codes} "
-            "special tokens)."
-        )
+def read_pairs(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> list[list[int]]:
+    """Pairs of integer scalars of one device as numbers, in one transfer."""
+    return torch.stack([value.long() for pair in pairs for value in pair]).view(-1, 2).tolist() if pairs else []
 
 
 def check_rows(

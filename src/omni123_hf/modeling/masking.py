@@ -92,16 +92,24 @@ def build_masks(
     build = _block_mask if use_flex else _dense_mask
     device = rule.conditioning_mask.device
     single_keys = num_keys if num_single_keys is None else num_single_keys
-    last_dual = build(rule.last_dual, rows, num_queries, length + num_keys, device)
-    if is_cached:
-        dual = last_dual
-    else:
-        dual = build(rule.dual, rows, length + num_queries, length + num_keys, device)
     # One new position behind a visible past sees every key there is, so ordinary decoding needs no mask here.
     whole = isinstance(rule.num_past, int) and single_keys == rule.num_past + num_queries
     sees_all = whole and num_queries == 1 and rule.drop_prefix is None
-    single = None if sees_all else build(rule.single, rows, num_queries, single_keys, device)
-    return AttentionMasks(dual=dual, last_dual=last_dual, single=single)
+    dual: Mask = None
+    last_dual: Mask = None
+    single: Mask = None
+    if not is_cached:
+        dual = build(rule.dual, rows, length + num_queries, length + num_keys, device)
+    # Each mask is a corner of the one before, and dense ones are cut from it; block masks are built.
+    if isinstance(dual, torch.Tensor):
+        last_dual = dual[:, :, length:]
+    else:
+        last_dual = build(rule.last_dual, rows, num_queries, length + num_keys, device)
+    if not sees_all and isinstance(last_dual, torch.Tensor) and single_keys == num_keys:
+        single = last_dual[..., length:]
+    elif not sees_all:
+        single = build(rule.single, rows, num_queries, single_keys, device)
+    return AttentionMasks(dual=last_dual if is_cached else dual, last_dual=last_dual, single=single)
 
 
 def _dense_mask(predicate, rows: int, queries: int, keys: int, device: torch.device) -> torch.Tensor:

@@ -30,12 +30,12 @@ from .blocks_omni123 import (
     rotary_tables,
 )
 from .cache_omni123 import Omni123StaticCache
-from .checks_omni123 import check_cache, check_ids, check_outputs, check_rows
+from .checks_omni123 import check_cache, check_ids, check_outputs, check_rows, read_pairs
 from .configuration_omni123 import Omni123Config
 from .generation_omni123 import Omni123GenerationMixin
 from .loss_omni123 import summed_cross_entropy
 from .masking import VisibilityRule, build_masks
-from .packing_omni123 import check_documents, document_positions, packed_rule
+from .packing_omni123 import check_documents, document_positions, pack_conditioning, packed_rule
 from .saving import refuse_torchao_saving
 
 
@@ -372,8 +372,8 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         else:
             assert conditioning is not None  # A packed row has no cache.
             positions = document_positions(document_ids)
-            rule = packed_rule(valid, document_ids, positions, prefix, drop_prefix, self.config.text_causal)
-            conditioning, valid = conditioning.flatten(0, 1)[None], rule.conditioning_mask
+            conditioning, valid, owners = pack_conditioning(conditioning, valid)
+            rule = packed_rule(valid, owners, document_ids, positions, prefix, drop_prefix, self.config.text_causal)
         width = valid.shape[1]
         keys, single_keys = self._key_lengths(past_key_values, num_past, length, width)
         # Cutting static buffers to their used part makes them equal dynamic ones to the bit; a compiled step, whose shapes
@@ -485,10 +485,10 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         prefix = prefix.expand(rows)
         if torch.compiler.is_compiling():
             return prefix
-        longest, reach = int(prefix.max()), num_past or length
-        if longest > reach or int(prefix.min()) < 0:
+        [[shortest, longest]], reach = read_pairs([prefix.aminmax()]), num_past or length
+        if longest > reach or shortest < 0:
             raise Omni123Error(
-                f"prefix_length reaches from {int(prefix.min())} to {longest}, outside 0 to {reach}: a prefix must enter in "
+                f"prefix_length reaches from {shortest} to {longest}, outside 0 to {reach}: a prefix must enter in "
                 "one uncached pass, because it sees itself in both directions."
             )
         return prefix if longest else None

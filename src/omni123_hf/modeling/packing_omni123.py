@@ -12,8 +12,13 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import Omni123Error
+from .checks_omni123 import read_pairs
 from .masking import VisibilityRule
 from .tasks import Sequence
+
+
+# As a packed row's own multiple does, this keeps the number of different lengths small.
+CONDITIONING_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,10 @@ def check_documents(document_ids: torch.Tensor, input_ids: torch.Tensor, documen
             f"document_ids are {tuple(document_ids.shape)} and input_ids {tuple(input_ids.shape)}: a packed batch is one row, "
             "(1, length) both."
         )
-    steps = document_ids[0].diff()
-    if bool((steps < 0).any()) or int(document_ids.min()) < 0 or int(document_ids.max()) > documents:
+    falls = (document_ids[0].diff() < 0).any()
+    # One read, because it waits for an accelerator.
+    [[lowest, highest], [has_falls, _]] = read_pairs([document_ids.aminmax(), (falls, falls)])
+    if has_falls or lowest < 0 or highest > documents:
         raise Omni123Error(
             f"document_ids must ascend from 0, with {documents} (the number of documents) for padding at the end."
         )
@@ -66,13 +73,14 @@ def check_documents(document_ids: torch.Tensor, input_ids: torch.Tensor, documen
 class PackedVisibilityRule(VisibilityRule):
     """The rule of `masking.py` inside each document, and nothing visible between documents.
 
-    `conditioning_mask` is `(1, D * C)`, the documents' streams one after another. `document_ids` and `positions` are
-    `(T,)`; `prefix_length` and `drop_prefix` are `(D + 1,)`, with an entry for the padding.
+    `conditioning_mask` is `(1, L)`, the documents' streams one after another, and `conditioning_documents (L,)` says whose
+    each position is. `document_ids` and `positions` are `(T,)`; `prefix_length` and `drop_prefix` are `(D + 1,)`, with an
+    entry for the padding.
     """
 
     document_ids: torch.Tensor | None = None
     positions: torch.Tensor | None = None
-    conditioning_length: int = 0
+    conditioning_documents: torch.Tensor | None = None
 
     def generation(self, row: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         assert self.document_ids is not None and self.positions is not None
@@ -82,42 +90,60 @@ class PackedVisibilityRule(VisibilityRule):
         return (document == self.document_ids[key]) & super().generation(document, place, key_place)
 
     def last_dual(self, row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        assert self.document_ids is not None
+        assert self.document_ids is not None and self.conditioning_documents is not None
         length = self.conditioning_mask.shape[1]
-        text = self.conditioning_mask[row, key.clamp(max=length - 1)]
-        text = text & (key // self.conditioning_length == self.document_ids[query])
+        place = key.clamp(max=length - 1)
+        text = self.conditioning_mask[row, place] & (self.conditioning_documents[place] == self.document_ids[query])
         return torch.where(key < length, text, self.generation(row, query, (key - length).clamp(min=0)))
 
     def dual(self, row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        assert self.conditioning_documents is not None
         length = self.conditioning_mask.shape[1]
-        text = self.conditioning_mask[row, key.clamp(max=length - 1)] & (key < length)
-        text = text & (key // self.conditioning_length == query // self.conditioning_length)
+        place, asking = key.clamp(max=length - 1), self.conditioning_documents[query.clamp(max=length - 1)]
+        text = self.conditioning_mask[row, place] & (key < length) & (self.conditioning_documents[place] == asking)
         if self.text_causal:
             text = text & (key <= query)
         behind = self.last_dual(row, head, (query - length).clamp(min=0), key)
         return torch.where(query < length, text | (key == query), behind)
 
 
+def pack_conditioning(conditioning: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The streams `(D, C, hidden)` of D documents as one `(1, L, hidden)`, its validity `(1, L)` and documents `(L,)`.
+
+    What `valid (D, C)` excludes, nobody sees: it is left out, up to a multiple of `CONDITIONING_MULTIPLE` positions.
+    """
+    flat, stream = valid.flatten(), conditioning.flatten(0, 1)
+    kept = torch.arange(len(flat), device=flat.device)
+    # Counting waits for an accelerator and makes a shape of a value, which a compiled graph cannot follow.
+    if not torch.compiler.is_compiling():
+        count = -(-int(flat.sum()) // CONDITIONING_MULTIPLE) * CONDITIONING_MULTIPLE
+        # Stable: the valid ones in their order, then as many of the others as fill the multiple.
+        kept = flat.byte().argsort(descending=True, stable=True)[:count]
+    return stream[kept][None], flat[kept][None], kept // valid.shape[1]
+
+
 def packed_rule(
     valid: torch.Tensor,
+    conditioning_documents: torch.Tensor,
     document_ids: torch.Tensor,
     positions: torch.Tensor,
     prefix_length: torch.Tensor | None,
     drop_prefix: torch.Tensor | None,
     text_causal: bool,
 ) -> PackedVisibilityRule:
-    """The rule of a packed row whose documents have conditioning `valid (D, C)`, `prefix_length (D,)` and `drop_prefix (D,)`."""
+    """The rule of a packed row: `valid (1, L)` and `conditioning_documents (L,)` from `pack_conditioning`, `prefix_length (D,)`,
+    `drop_prefix (D,)`."""
 
     def with_padding(values: torch.Tensor | None) -> torch.Tensor | None:
         return None if values is None else torch.cat([values, values.new_zeros(1)])
 
     return PackedVisibilityRule(
-        valid.reshape(1, -1),
+        valid,
         0,
         with_padding(prefix_length),
         with_padding(drop_prefix),
         text_causal,
         document_ids[0],
         positions,
-        valid.shape[1],
+        conditioning_documents,
     )

@@ -20,6 +20,7 @@ from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from .collation import TaskCollator
+from .edit_report import EditReport, read_edit_report
 from .initial_model import load_initial, new_view_embeddings
 from .mixture import TaskTable, build_mixture
 from .recipe import Recipe, build_config, stage_options
@@ -59,6 +60,7 @@ OPTIONS: dict[str, Any] = {
     "freeze_text_encoders": False,
     "new_view_embeddings": None,
     "validation_batches": 2,
+    "edit_report": None,
 }
 
 
@@ -92,8 +94,16 @@ class Omni123Trainer(PartsTrainer):
 
     model: TextConditionedOmni123
 
-    def __init__(self, *args, validation_batches: list[dict[str, Any]], loss_weighting: str, **kwargs):
+    def __init__(
+        self,
+        *args,
+        validation_batches: list[dict[str, Any]],
+        loss_weighting: str,
+        edit_report: EditReport | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self.edit_report = edit_report
         self.model_accepts_loss_kwargs = loss_weighting == "token"
         self.validation_batches = validation_batches
 
@@ -128,9 +138,12 @@ class Omni123Trainer(PartsTrainer):
             }
             name = inputs.pop("task_name")
             losses.setdefault(f"eval_loss_{name}", []).append(float(self.model(**inputs).loss))
-        self.model.train()
         metrics = {name: float(np.mean(values)) for name, values in losses.items()}
         metrics["eval_loss"] = float(np.mean(list(metrics.values())))
+        if self.edit_report is not None:
+            ranks = self.args.process_index, self.args.world_size
+            metrics |= self.edit_report(self.model, self.state.global_step, *ranks)
+        self.model.train()
         self.parts = {}
         self.log(metrics)
         return metrics
@@ -226,6 +239,7 @@ def build_model(
 def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) -> dict[str, float]:
     """Trains backbone and text encoders; writes the components of a pipeline to `final/`."""
     options = read_options(recipe)
+    edit_options = read_edit_report(options["edit_report"], stage.name, stage.reports_edits)
     folders = tokenizer_folders(recipe.data)
     pools = open_pools(recipe.data, code_counts(folders))
     table = TaskTable(
@@ -251,6 +265,10 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
     config = model.transformer.config
     check_pools(pools, folders, config)
     collator = TaskCollator(config, tokenizer, tokenizer_2, options["batching"], options["pack_multiple"])
+    edit_report = None
+    if edit_options is not None:
+        folder = folders["shape_tokenizer"]
+        edit_report = EditReport(edit_options, held_in, collator, folder, recipe.output_dir, batch)
     trainer = Omni123Trainer(
         model=model,
         args=arguments,
@@ -261,6 +279,7 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
             held_in, TaskCollator(config, tokenizer, tokenizer_2), options["validation_batches"], batch
         ),
         loss_weighting=options["loss_weighting"],
+        edit_report=edit_report,
     )
 
     def save(folder: Path) -> None:

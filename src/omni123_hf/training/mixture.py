@@ -157,7 +157,9 @@ def why_not(task: Task, pool: RecordPool) -> str:
     """Why a pool cannot serve a task; empty when it can."""
     names = {segment.name for segment in task.segments}
     if "source_shape" in names:
-        return "" if "source_tokens" in pool.fields else "it needs editing pairs, a pool `edits`"
+        if "source_tokens" not in pool.fields:
+            return "it needs editing pairs, a pool `edits`"
+        return "" if pool.fields["source_tokens"].kind == "shape" else "it edits shapes, and its pairs are pictures"
     if "source_tokens" in pool.fields:
         return "editing pairs serve edit-3d only"
     kinds = [segment.kind for segment in task.segments]

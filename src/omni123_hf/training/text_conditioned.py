@@ -74,14 +74,22 @@ class TextConditionedOmni123(nn.Module):
 
         Of a packed row the text has an entry for each document.
         """
-        inputs["text_embeds"] = self.text_encoder(input_ids=text_ids).last_hidden_state
-        if self.text_encoder_2 is not None:
-            second = self.text_encoder_2(input_ids=text_ids_2, attention_mask=text_attention_mask_2, use_cache=False)
-            inputs |= {
-                "text_embeds_2": second.last_hidden_state,
-                "text_attention_mask_2": text_attention_mask_2,
-            }
+        inputs |= self.encode_text(text_ids, text_ids_2, text_attention_mask_2)
         return self.transformer(**inputs)
+
+    def encode_text(
+        self,
+        text_ids: torch.Tensor,
+        text_ids_2: torch.Tensor | None = None,
+        text_attention_mask_2: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The text as the backbone takes it: `text_embeds` and, with a second encoder, `text_embeds_2` and its mask."""
+        text = {"text_embeds": self.text_encoder(input_ids=text_ids).last_hidden_state}
+        if self.text_encoder_2 is not None:
+            assert text_attention_mask_2 is not None
+            second = self.text_encoder_2(input_ids=text_ids_2, attention_mask=text_attention_mask_2, use_cache=False)
+            text |= {"text_embeds_2": second.last_hidden_state, "text_attention_mask_2": text_attention_mask_2}
+        return text
 
     def save_components(self, folder: Path) -> None:
         """Writes `transformer`, `text_encoder` and, where there is one, `text_encoder_2` below `folder`."""
