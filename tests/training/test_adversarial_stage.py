@@ -155,8 +155,8 @@ def test_the_discriminator_follows_the_schedule_of_the_vae():
 def test_a_run_cannot_change_its_mind(store_folder, whole, tmp_path):
     shutil.copytree(whole / "checkpoint-10", tmp_path / "checkpoint-10")
     for change, message in (
-        ({"adversarial_weight": 0.0}, "state of adversary.*off"),
-        ({"ema_decay": 0.0}, "state of ema"),
+        ({"adversarial_weight": 0.0}, "options.adversarial_weight .0.5 → 0.0."),
+        ({"ema_decay": 0.0}, "options.ema_decay"),
     ):
         with pytest.raises(Omni123Error, match=message):
             train(store_folder, tmp_path, **{**EVERYTHING, **change})

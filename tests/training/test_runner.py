@@ -41,8 +41,8 @@ def test_a_run_folder_says_what_was_run_on_what_and_with_which_data(workspace, t
     } == names
     described = json.loads((tmp_path / "run.json").read_text())["run"]
     summary = json.loads((workspace / "data" / "dataset.json").read_text())
-    assert described["data"]["data_hash"] == summary["content_hash"]
-    assert len(described["data"]["tokens"]["shape_tokenizer"]) == 64
+    assert described["data"]["pools"] == {"pairs": summary["content_hash"]}
+    assert len(described["data"]["tokenizers"]["shape_tokenizer"]) == 64
     assert json.loads((tmp_path / "recipe.json").read_text())["options"]["real_share"] == 0.5
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     for name in ("recipe.json", "run.json"):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_store import write_tiny_store
+from transformers import TrainingArguments
 from two_ranks import on_two_ranks
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.modeling import Omni123ShapeTokenizer
+from omni123_hf.modeling import Omni123ShapeTokenizer, Omni123ShapeTokenizerConfig
 from omni123_hf.training import shape_tokenizer
 from omni123_hf.training.recipe import Recipe
 
@@ -155,7 +156,7 @@ def test_a_run_cannot_change_its_mind_about_self_distillation(root, tmp_path):
             shape_tokenizer.train(recipe(root, folder, 15, self_distillation=second))
 
 
-def test_what_the_stage_cannot_train_is_refused_before_anything_is_written(root, tmp_path):
+def test_what_the_stage_cannot_train_is_refused_before_anything_is_written(root, tmp_path, monkeypatch):
     for options, message in (
         ({"querys": 5}, "stage shape-tokenizer has no option querys: it knows .*queries"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
@@ -166,10 +167,13 @@ def test_what_the_stage_cannot_train_is_refused_before_anything_is_written(root,
     ):
         with pytest.raises(Omni123Error, match=message):
             shape_tokenizer.train(recipe(root, tmp_path / "out", 5, **options))
-    sharded = recipe(root, tmp_path / "out", 5, self_distillation=True)
-    sharded.training["fsdp"] = True
-    with pytest.raises(Omni123Error, match="FSDP and DeepSpeed split"):
-        shape_tokenizer.train(sharded)
+    model = Omni123ShapeTokenizer(Omni123ShapeTokenizerConfig(**MODEL))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(Omni123Error, match="whole weights, which FSDP splits"):
+        shape_tokenizer.build_self_distillation(
+            model, {"self_distillation": True, "freeze_tokens": False}, TrainingArguments(tmp_path, use_cpu=True)
+        )
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
     shape_tokenizer.train(recipe(root, tmp_path / "first", 5))
     frozen = recipe(root, tmp_path / "out", 5, self_distillation=True, freeze_tokens=True)
     frozen.model = {"from_pretrained": str(tmp_path / "first" / "final")}

@@ -33,6 +33,10 @@ SCHEDULE = (
     "training.lr_scheduler_type",
     "training.lr_scheduler_kwargs",
 )
+# Options of stages that only look at a run: no step depends on them.
+LOOKING_OPTIONS = {
+    "edit_report", "picture_resolution", "samples", "validation_assets", "validation_batches", "validation_pictures",
+}  # fmt: skip
 # Fields of TrainingArguments that decide what a run computes, beside the two that `describe_run` adds.
 DECISIVE_FIELDS = (
     "max_steps",
@@ -89,7 +93,7 @@ def describe_run(recipe: Recipe, arguments: TrainingArguments, facts: dict[str, 
             "seed": recipe.seed,
             "data": by_content(recipe.data if facts is None else {**without_folders(recipe.data), **facts}),
             "model": by_content(recipe.model),
-            "options": recipe.options,
+            "options": {name: value for name, value in recipe.options.items() if name not in LOOKING_OPTIONS},
             "training": training,
         }
     )
