@@ -100,13 +100,11 @@ def label_surface(
     inside = inside_of_closed(winding.scaled(scale), surface)
     field, _ = distance_field(inside, nearest)
     grid_vertices, triangles, closed_field = marching_cubes_of(field)
-    placed = _on_crossings(grid_vertices, inside, np.abs(field), nearest)
+    placed = _on_crossings(grid_vertices, inside, field, nearest)
     return LabelSurface(surface, inside, closed_field > 0, placed, triangles)
 
 
-def _on_crossings(
-    vertices: np.ndarray, inside: np.ndarray, distance: np.ndarray, nearest: NearestSurface
-) -> np.ndarray:
+def _on_crossings(vertices: np.ndarray, inside: np.ndarray, field: np.ndarray, nearest: NearestSurface) -> np.ndarray:
     """Vertices (V,3), in grid units, moved along their grid edges to where the signed distance vanishes.
 
     The distances of an edge's two ends place the crossing well only where both belong to the face that is crossed; in a
@@ -116,16 +114,18 @@ def _on_crossings(
     """
     step = voxel_size(len(inside))
     row = np.arange(len(vertices))
-    axis = np.abs(vertices - np.rint(vertices)).argmax(axis=1)
+    off_grid = np.abs(vertices - np.rint(vertices))
+    axis = off_grid.argmax(axis=1)
     low = np.rint(vertices)
     low[row, axis] = np.floor(vertices[row, axis])
     high = low.copy()
     high[row, axis] += 1.0
     # Vertices inside a cell, and edges where a contact was closed, have no crossing of labels.
     ends = [tuple(end.astype(np.int64).T) for end in (low, high)]
-    crossed = inside[ends[0]] != inside[ends[1]]
-    begin = np.minimum(distance[ends[0]] / step, 1.0).astype(np.float64)
-    end = np.maximum(1.0 - distance[ends[1]] / step, begin).astype(np.float64)
+    crossed = (inside[ends[0]] != inside[ends[1]]) & ((off_grid > 0.1 * LEVEL_MARGIN).sum(axis=1) == 1)
+    free_low, free_high = (np.abs(field[each]).astype(np.float64) / step for each in ends)
+    begin = np.minimum(free_low, 1.0)
+    end = np.maximum(1.0 - free_high, begin)
     place = 0.5 * (begin + end)
     doubtful = np.flatnonzero(crossed & (end - begin > CROSSING_TOLERANCE))
     if len(doubtful):
