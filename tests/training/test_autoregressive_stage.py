@@ -115,6 +115,21 @@ def test_a_run_on_batches_of_several_tasks_learns_too(pools_workspace, tmp_path,
     assert losses[-1] < losses[0] and np.isfinite(metrics["eval_loss"])
 
 
+def test_the_recipe_chooses_attention_and_the_checkpoint_does_not_keep_it(pools_workspace, tmp_path, monkeypatch):
+    seen = []
+    forward = Omni123ForConditionalGeneration.forward
+
+    def recorded(self, *args, **kwargs):
+        seen.append(self.config._attn_implementation)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Omni123ForConditionalGeneration, "forward", recorded)
+    autoregressive.train(tiny_recipe(pools_workspace, tmp_path, steps=1, attention="eager"))
+    assert set(seen) == {"eager"}
+    saved = Omni123ForConditionalGeneration.from_pretrained(tmp_path / "final" / "transformer")
+    assert saved.config._attn_implementation == "sdpa"
+
+
 def test_token_weighting_is_that_of_one_large_batch(pools_workspace, tmp_path):
     """Micro-batches of unequal tasks: accumulated, every token of the step weighs alike."""
     finals = []
@@ -182,6 +197,8 @@ def test_the_short_form_learns_to_generate_what_the_text_names(store_workspace, 
         ({"real_share": 2.0}, "must lie in"),
         ({"real_share": 0.5, "source_shares": {"*": 1.0}}, "give one"),
         ({"loss_weighting": "sample"}, "loss_weighting 'sample'"),
+        ({"attention": "flash"}, "attention 'flash' does not exist"),
+        ({"attention": "flex_attention"}, "no backward pass on the CPU"),
         ({"weighting": 1}, "no option weighting"),
         ({"tasks": {"edit-3d": 1.0}}, "editing pairs"),
     ],

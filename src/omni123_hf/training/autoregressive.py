@@ -27,7 +27,7 @@ from .recipe import Recipe, build_config, stage_options
 from .record_pools import RecordPool, check_pools, open_pools
 from .runner import CounterDataset, PartsTrainer, run, samples_in_run, samples_per_group, training_arguments
 from .task_samples import TaskSampler
-from .text_conditioned import TextConditionedOmni123, build_text_encoders
+from .text_conditioned import TextConditionedOmni123, build_text_encoders, check_attention
 from .text_tokenizer_folders import text_tokenizers
 from .warm_start import warm_start
 
@@ -60,6 +60,7 @@ OPTIONS: dict[str, Any] = {
     "freeze_text_encoders": False,
     "new_view_embeddings": None,
     "validation_batches": 2,
+    "attention": "sdpa",
     "edit_report": None,
 }
 
@@ -248,6 +249,7 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
     subsets = build_mixture(options, pools, table)
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
+    check_attention(options["attention"], arguments.device)
     batch = arguments.per_device_train_batch_size
     common: dict[str, Any] = {
         "pools": pools,
@@ -262,6 +264,7 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
     sampler = TaskSampler(**common, batching=options["batching"])
     held_in = TaskSampler(**common, split="validation", dropout=False)
     model, tokenizer, tokenizer_2 = build_model(recipe, options, stage, folders, pools, arguments)
+    model.transformer.set_attn_implementation(options["attention"])
     config = model.transformer.config
     check_pools(pools, folders, config)
     collator = TaskCollator(config, tokenizer, tokenizer_2, options["batching"], options["pack_multiple"])

@@ -178,12 +178,16 @@ class EditReport:
         plan = generation_plan(
             samples[0].task, config, {"source_shape": np.stack([sample.parts["source_shape"] for sample in samples])}
         )
+        # Decoding attends to a few more keys in every step, and flex attention would compile for each.
+        attention = config._attn_implementation
+        model.transformer.set_attn_implementation("sdpa")
         codes = model.transformer.generate_plan(
             plan,
             **conditions,
             guidance_scale=self.values["guidance_scale"],
             temperature=0.0,
         )
+        model.transformer.set_attn_implementation(attention)
         return codes["shape"].cpu().numpy()
 
     def judge(self, number: int, generated: np.ndarray, model: TextConditionedOmni123) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3Model
 
-from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration, Omni123Output
+from ..errors import Omni123Error
+from ..modeling.modeling_omni123 import ATTENTION_IMPLEMENTATIONS, Omni123ForConditionalGeneration, Omni123Output
 
 
 def build_text_encoders(
@@ -42,6 +43,19 @@ def build_text_encoders(
             )
         )
     return clip, qwen
+
+
+def check_attention(name: str, device: torch.device) -> None:
+    """Raises `Omni123Error` for an implementation of attention that does not exist, or cannot train on this device.
+
+    Of a packed row sdpa holds the dense mask, which grows with the square of the row; flex attention skips what is hidden.
+    """
+    if name not in ATTENTION_IMPLEMENTATIONS:
+        raise Omni123Error(
+            f"options.attention {name!r} does not exist: use one of {', '.join(ATTENTION_IMPLEMENTATIONS)}."
+        )
+    if name == "flex_attention" and device.type == "cpu":
+        raise Omni123Error("options.attention flex_attention has no backward pass on the CPU: use sdpa.")
 
 
 class TextConditionedOmni123(nn.Module):
