@@ -144,3 +144,19 @@ def test_a_revision_of_a_local_checkpoint_is_refused_and_not_ignored(tiny_pipeli
 
 def test_a_home_folder_that_does_not_exist_is_an_unknown_checkpoint():
     assert "unknown checkpoint" in load_error("~nobody-of-this-name/model")
+
+
+def test_a_pipeline_of_a_task_that_the_checkpoint_was_not_trained_on_says_so(copy, caplog):
+    from omni123_hf.pipelines import Omni123EditPipeline
+
+    Omni123EditPipeline.from_pretrained(copy)
+    assert not caplog.records and registry.trained_tasks(copy) is None
+    (copy / "recipes").mkdir()
+    mixture = {"a": {"tasks": ["text-to-3d"]}, "b": {"tasks": "text-to-image"}, "c": {"tasks": {"3d-to-image": 1.0}}}
+    recipe = {"options": {"tasks": {"text-to-image-to-3d": 1.0}, "mixture": mixture}}
+    (copy / "recipes" / "omni123.json").write_text(json.dumps(recipe))
+    assert registry.trained_tasks(copy) == {"text-to-3d", "text-to-image", "3d-to-image", "text-to-image-to-3d"}
+    Omni123JointPipeline.from_pretrained(copy)
+    assert not caplog.records
+    Omni123EditPipeline.from_pretrained(copy)
+    assert "was not trained on edit-3d" in caplog.text

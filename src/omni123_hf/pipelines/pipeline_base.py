@@ -1,5 +1,6 @@
 """What every Omni123 pipeline shares: loading, reading a prompt, and turning codes into pictures and meshes."""
 
+import logging
 import math
 import os
 import sys
@@ -40,9 +41,12 @@ from omni123_hf.pipelines.registry import (
     component_names,
     read_index,
     resolve_checkpoint,
+    trained_tasks,
 )
 from omni123_hf.pipelines.sampling import Drops, Sampling, Schedule, check_samples, check_settings
 
+
+logger = logging.getLogger(__name__)
 
 PAPER_GUIDANCE_SCALE = 5.0
 DEFAULT_RESOLUTION = 96
@@ -143,6 +147,12 @@ class Omni123PipelineBase(DiffusionPipeline):
                 f"cannot load the checkpoint {name!r}: {type(error).__name__}: {_one_line(error)}"
             ) from error
         pipeline.revision = checkpoint_revision(folder)
+        known = trained_tasks(folder)
+        if known is not None and cls.task not in known:
+            logger.warning(
+                "%s was not trained on %s: what this pipeline makes with it means nothing (trained: %s)",
+                name, cls.task, ", ".join(sorted(known)),
+            )  # fmt: skip
         return pipeline
 
     @classmethod

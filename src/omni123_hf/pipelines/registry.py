@@ -116,6 +116,18 @@ def check_checkpoint(folder: Path, verify_hashes: bool = True) -> None:
                 )
 
 
+def trained_tasks(folder: Path) -> set[str] | None:
+    """Rows of the task table that the backbone was trained on, by the recipes beside it; None where none is kept."""
+    tasks: set[str] = set()
+    for file in sorted((folder / "recipes").glob("omni123*.json")):
+        options = _read_json(file).get("options", {})
+        tasks.update(options.get("tasks") or {})
+        for line in (options.get("mixture") or {}).values():
+            named = line["tasks"]
+            tasks.update([named] if isinstance(named, str) else named)
+    return tasks or None
+
+
 def safetensors_header(file: Path) -> dict[str, Any]:
     """Header of a safetensors file: tensor name to `{"dtype", "shape", "data_offsets"}`, without reading the tensors.
 
