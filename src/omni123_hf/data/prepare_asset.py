@@ -251,7 +251,7 @@ def _round_trip(solid: trimesh.Trimesh, solid_field: SolidField, config: Prepara
     failed = []
     if result.volume_iou < config.min_volume_iou:
         failed.append(
-            ("round_trip_volume", f"its volume IoU is {result.volume_iou:.3f}, below {config.min_volume_iou}")
+            ("round_trip_volume", f"its volume IoU is {result.volume_iou:.4f}, below {config.min_volume_iou}")
         )
     if result.chamfer > config.max_chamfer:
         failed.append(("round_trip_surface", f"its surface is {result.chamfer:.4f} off, above {config.max_chamfer}"))
