@@ -1,5 +1,6 @@
 """Tiny runs of every stage, started as processes that can be killed: what tests of resuming and of several ranks share."""
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -70,7 +71,7 @@ IMAGE = {
     "num_decoder_layers": 1,
     "num_decoder_heads": 2,
     "entropy_tokens": 64,
-    "quantizer_warmup_steps": 12,
+    "quantizer_warmup_steps": 9,
     "restart_after": 3,
 }
 BACKBONE = {
@@ -197,12 +198,18 @@ class Run:
         arguments = ["train", recipe["stage"], "--config", str(path)]
         start_server()
         self.process = _context.Process(
-            target=train_here, args=(arguments, events or {}, environment or {}, str(self.log))
+            target=train_here, args=(arguments, events or {}, environment or {}, str(self.log)), daemon=True
         )
         self.process.start()
+        # SIGTERM, with which daemons are ended, asks a run for a checkpoint first.
+        atexit.register(self.process.kill)
 
-    def code(self) -> int | None:
+    def code(self) -> int:
         self.process.join(timeout=120)
+        if self.process.exitcode is None:
+            # A rank that waits for one that has ended, say. It would outlive the tests.
+            self.process.kill()
+            raise AssertionError(f"a run hangs: {self.output()[-2000:]}")
         return self.process.exitcode
 
     def output(self) -> str:

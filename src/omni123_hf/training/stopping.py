@@ -65,9 +65,7 @@ class StepRecord:
             grad_norm = torch.tensor(grad_norm, dtype=torch.float32)
         elif hasattr(grad_norm, "full_tensor"):
             grad_norm = grad_norm.full_tensor()
-        # Trainer has divided each loss by their number.
-        losses = [loss.detach().float() * len(self.losses) for loss in self.losses]
-        values = torch.stack([*losses, grad_norm.detach().float().to(device)])
+        values = torch.stack([*(loss.detach().float() for loss in self.losses), grad_norm.detach().float().to(device)])
         if device.type == "cuda":
             self.values = torch.empty(values.shape, pin_memory=True)
             self.values.copy_(values, non_blocking=True)
