@@ -236,6 +236,7 @@ def arrange(events: dict[str, Any]) -> None:
     """Lets things happen to this process, each in a given step (from 1).
 
     `kill_after_backward`, `kill_at_end`, `kill_while_writing` (its checkpoint), `terminate` (SIGTERM after backward),
+    `terminate_late` (SIGTERM when the training loop has ended),
     `fill_disk` (no file can grow beyond 100 kB from then on), `spoil` (its loss is NaN); `trace` is a file that gets the
     numbers of all samples drawn, `seed` a seed of this process only, `shard` (replicas, shards) splits weights by FSDP2.
     """
@@ -250,7 +251,7 @@ def arrange(events: dict[str, Any]) -> None:
         if event == "fill_disk":
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         else:
-            os.kill(os.getpid(), signal.SIGTERM if event == "terminate" else signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGTERM if event.startswith("terminate") else signal.SIGKILL)
 
     class Events(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **kwargs):
@@ -260,6 +261,9 @@ def arrange(events: dict[str, Any]) -> None:
 
         def on_step_end(self, args, state, control, **kwargs):
             happen("kill_at_end", state.global_step)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            happen("terminate_late", state.global_step)
 
     begin, save, draw = RunTrainer.__init__, RunTrainer.save_progress, CounterDataset.__getitem__
 
