@@ -87,8 +87,9 @@ def test_sigterm_writes_a_checkpoint_of_the_current_step_first(workspace, undist
     assert stopped.code() == 143
     assert "stopped by SIGTERM after step 6; checkpoint-6 is written" in stopped.output()
     assert problem_of(tmp_path / "run" / "checkpoint-6") is None
-    # Started again and stopped again, in another step.
-    assert Run(recipe, {"terminate": 7}).code() == 143
+    # Started again and stopped again, when all steps are done and the final model is not.
+    assert Run(recipe, {"terminate_late": 10}).code() == 143
+    assert not (tmp_path / "run" / "final").exists()
     assert Run(recipe).code() == 0
     assert_same_run(undisturbed("pretrain"), tmp_path / "run")
 

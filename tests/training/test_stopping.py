@@ -83,7 +83,7 @@ def test_a_batch_comes_back_as_it_was(tmp_path):
 def test_a_step_tells_losses_of_micro_batches_and_the_norm():
     record = StepRecord(0, losses=[torch.tensor(1.0), torch.tensor(2.0)])
     record.send(torch.tensor(3.0))
-    assert record.numbers() == [2.0, 4.0, 3.0]
+    assert record.numbers() == [1.0, 2.0, 3.0]
     record.send(0.5)
     assert record.numbers()[-1] == 0.5
 

@@ -1,5 +1,6 @@
 """Tiny runs of every stage, started as processes that can be killed: what tests of resuming and of several ranks share."""
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -70,7 +71,7 @@ IMAGE = {
     "num_decoder_layers": 1,
     "num_decoder_heads": 2,
     "entropy_tokens": 64,
-    "quantizer_warmup_steps": 12,
+    "quantizer_warmup_steps": 9,
     "restart_after": 3,
 }
 BACKBONE = {
@@ -197,12 +198,18 @@ class Run:
         arguments = ["train", recipe["stage"], "--config", str(path)]
         start_server()
         self.process = _context.Process(
-            target=train_here, args=(arguments, events or {}, environment or {}, str(self.log))
+            target=train_here, args=(arguments, events or {}, environment or {}, str(self.log)), daemon=True
         )
         self.process.start()
+        # SIGTERM, with which daemons are ended, asks a run for a checkpoint first.
+        atexit.register(self.process.kill)
 
-    def code(self) -> int | None:
+    def code(self) -> int:
         self.process.join(timeout=120)
+        if self.process.exitcode is None:
+            # A rank that waits for one that has ended, say. It would outlive the tests.
+            self.process.kill()
+            raise AssertionError(f"a run hangs: {self.output()[-2000:]}")
         return self.process.exitcode
 
     def output(self) -> str:
@@ -229,6 +236,7 @@ def arrange(events: dict[str, Any]) -> None:
     """Lets things happen to this process, each in a given step (from 1).
 
     `kill_after_backward`, `kill_at_end`, `kill_while_writing` (its checkpoint), `terminate` (SIGTERM after backward),
+    `terminate_late` (SIGTERM when the training loop has ended),
     `fill_disk` (no file can grow beyond 100 kB from then on), `spoil` (its loss is NaN); `trace` is a file that gets the
     numbers of all samples drawn, `seed` a seed of this process only, `shard` (replicas, shards) splits weights by FSDP2.
     """
@@ -243,7 +251,7 @@ def arrange(events: dict[str, Any]) -> None:
         if event == "fill_disk":
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         else:
-            os.kill(os.getpid(), signal.SIGTERM if event == "terminate" else signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGTERM if event.startswith("terminate") else signal.SIGKILL)
 
     class Events(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **kwargs):
@@ -253,6 +261,9 @@ def arrange(events: dict[str, Any]) -> None:
 
         def on_step_end(self, args, state, control, **kwargs):
             happen("kill_at_end", state.global_step)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            happen("terminate_late", state.global_step)
 
     begin, save, draw = RunTrainer.__init__, RunTrainer.save_progress, CounterDataset.__getitem__
 

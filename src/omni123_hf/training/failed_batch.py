@@ -21,7 +21,7 @@ from .checkpoints import write_atomically
 class FailedBatch:
     """`micro_batches`: inputs as the collator made them. `samples`: first and last number of each micro-batch's samples.
 
-    `omitted` names values that are neither tensors nor JSON, by their printed form.
+    `losses`: what each micro-batch contributes to the loss of the step, over ranks not yet averaged. `omitted` names values that are neither tensors nor JSON, by their printed form.
     """
 
     step: int

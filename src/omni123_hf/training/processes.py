@@ -64,6 +64,9 @@ def whole_weights(model: nn.Module, keep: bool) -> Iterator[None]:
 
     All ranks must enter. A model that is not sharded stays as it is. The model cannot be trained inside.
     """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        yield
+        return
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 

@@ -148,6 +148,7 @@ def run(
         recompute_activations(model)
     with trainer.guard.stop.listening():
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.guard.leave_if_asked(trainer.state.global_step)
     metrics = trainer.evaluate()
     # Not `model`: sharding may have put another object in its place.
     with whole_weights(cast(nn.Module, trainer.model), keep=first):

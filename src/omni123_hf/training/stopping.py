@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from ..errors import Omni123Error
 from .arguments import micro_batch_samples
-from .checkpoints import is_write_error
+from .checkpoints import checkpoint_folder, is_write_error
 from .failed_batch import FailedBatch, failed_batch_path, save_failed_batch
 from .processes import Processes
 
@@ -65,9 +65,7 @@ class StepRecord:
             grad_norm = torch.tensor(grad_norm, dtype=torch.float32)
         elif hasattr(grad_norm, "full_tensor"):
             grad_norm = grad_norm.full_tensor()
-        # Trainer has divided each loss by their number.
-        losses = [loss.detach().float() * len(self.losses) for loss in self.losses]
-        values = torch.stack([*losses, grad_norm.detach().float().to(device)])
+        values = torch.stack([*(loss.detach().float() for loss in self.losses), grad_norm.detach().float().to(device)])
         if device.type == "cuda":
             self.values = torch.empty(values.shape, pin_memory=True)
             self.values.copy_(values, non_blocking=True)
@@ -155,12 +153,19 @@ class StepGuard(TrainerCallback):
         )
 
     def on_save(self, args, state, control, **kwargs):
-        if not self.stopping:
-            return
+        if self.stopping:
+            self.leave(state.global_step)
+
+    def leave_if_asked(self, step: int) -> None:
+        """Leaves after the last step, when SIGTERM came too late for `on_step_end` and everything is saved."""
+        (stop,) = self.processes.largest(self.stop.received)
+        if stop and checkpoint_folder(self.output_dir, step).exists():
+            self.leave(step)
+
+    def leave(self, step: int) -> None:
         if self.processes.rank == 0:
             print(
-                f"stopped by SIGTERM after step {state.global_step}; checkpoint-{state.global_step} is written, the same "
-                "command goes on from it.",
+                f"stopped by SIGTERM after step {step}; checkpoint-{step} is written, the same command goes on from it.",
                 file=sys.stderr,
             )
         raise SystemExit(SIGTERM_EXIT_CODE)
