@@ -16,6 +16,7 @@ On a CPU, seconds are those that the process itself was given, on one thread, so
 
 import argparse
 import contextlib
+import gc
 import json
 import platform
 import time
@@ -38,6 +39,9 @@ from omni123_hf.training.runner import CounterDataset
 
 PARTS = ("batching", "loss", "throughput", "loader")
 BATCHINGS = ("task", "padded", "packed")
+# Name to batching and attention. Block masks need a GPU to train.
+VARIANTS = {name: (name, "sdpa") for name in BATCHINGS}
+CUDA_VARIANTS = {**VARIANTS, "packed, flex": ("packed", "flex_attention")}
 PACK_MULTIPLE = 128
 # Ten micro-batches, as near to Table 5 as ten can be.
 QUOTA = {"text-to-image": 3, "image-to-3d": 3, "3d-to-image": 2, "text-to-3d": 2}
@@ -114,32 +118,31 @@ def measure_batching(
     if checkpointing:
         model.transformer.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    seconds: dict[str, list[float]] = {name: [] for name in BATCHINGS}
+    variants = CUDA_VARIANTS if device == "cuda" else VARIANTS
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(repeats + 1):
-        spent = dict.fromkeys(BATCHINGS, 0.0)
+        spent = dict.fromkeys(variants, 0.0)
         for number in range(len(batches["task"])):
-            for name in BATCHINGS:
-                # The dense mask of a packed row grows with its square; block masks need a GPU to train.
-                flex = device == "cuda" and name == "packed"
-                model.transformer.set_attn_implementation("flex_attention" if flex else "sdpa")
-                inputs = to_device(batches[name][number], device)
+            for name, (batching, attention) in variants.items():
+                model.transformer.set_attn_implementation(attention)
+                inputs = to_device(batches[batching][number], device)
                 start = clock(device)
                 train_step(model, optimizer, inputs, device)
                 spent[name] += clock(device) - start
         # The first round warms up.
         if repeat:
-            for name in BATCHINGS:
+            for name in variants:
                 seconds[name].append(spent[name])
     targets = sum(int((inputs["labels"] != -100).sum()) for inputs in batches["task"])
     rows: dict[str, Any] = {}
-    for name in BATCHINGS:
+    for name, (batching, _) in variants.items():
         ratios = [one / other for one, other in zip(seconds[name], seconds["padded"], strict=True)]
         rows[name] = {
-            "seconds_per_step": median(seconds[name]) / len(batches[name]),
+            "seconds_per_step": median(seconds[name]) / len(batches[batching]),
             "microseconds_per_target": 1e6 * median(seconds[name]) / targets,
             "time_over_padded": median(ratios),
             "time_over_padded_range": [min(ratios), max(ratios)],
-            **fill_ratios(batches[name], config.pad_id),
+            **fill_ratios(batches[batching], config.pad_id),
         }
     return {
         "codes_per_segment": config.num_shape_tokens,
@@ -201,6 +204,11 @@ def measure_throughput(
     config: Omni123Config, batch: int, texts: tuple[int, int], steps: int, device: str, checkpointing: bool
 ) -> dict[str, Any]:
     torch.manual_seed(0)
+    if device == "cuda":
+        # What the parts before have left.
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     with torch.device(device):
         model = Omni123ForConditionalGeneration(config).train()
     inputs = backbone_batch(config, batch, texts, device)
@@ -277,7 +285,7 @@ def report_batching(result: dict[str, Any]) -> None:
     for name, row in result["batchings"].items():
         low, high = row["time_over_padded_range"]
         print(
-            f"  {name:7s} {row['seconds_per_step']:8.3f} s a step, {row['microseconds_per_target']:8.1f} us a target, "
+            f"  {name:12s} {row['seconds_per_step']:8.3f} s a step, {row['microseconds_per_target']:8.1f} us a target, "
             f"{row['time_over_padded']:5.2f} x padded ({low:.2f}-{high:.2f}), fill {row['fill']:.2f}, "
             f"text {row['text_fill']:.2f}"
         )

@@ -94,6 +94,26 @@ def test_a_documents_states_do_not_depend_on_its_neighbours():
     assert not torch.allclose(before[:length], after[:length])
 
 
+def test_sdpa_attends_document_by_document_and_not_over_the_square_of_the_row(monkeypatch):
+    config, sequences, inputs = documents()
+    row = packed_inputs(config, sequences, inputs, 16)
+    shapes = []
+
+    def recorded(query, key, value, **kwargs):
+        shapes.append((query.shape[0], query.shape[2], key.shape[2]))
+        return scaled_dot_product_attention(query, key, value, **kwargs)
+
+    scaled_dot_product_attention = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", recorded)
+    model = make_model()
+    model(**row)
+    longest = max(len(sequence.ids) for sequence in sequences)
+    text = 4 + inputs["text_embeds_2"].shape[1]
+    # A row of its own for each document and one for the padding at the end.
+    assert {rows for rows, _, _ in shapes} == {len(sequences) + 1}
+    assert shapes[-1][1:] == (longest, longest) and max(keys for _, _, keys in shapes) <= longest + 2 * text
+
+
 def test_padding_of_the_text_is_left_out_and_changes_nothing():
     config, sequences, inputs = documents()
     model = make_model()

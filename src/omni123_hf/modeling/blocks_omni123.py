@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..errors import Omni123Error
 from .configuration_omni123 import Omni123Config
-from .masking import Mask
+from .masking import DocumentMask, Mask
 
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
@@ -86,6 +86,12 @@ def attend(
     weights = None
     if implementation == "flex_attention":
         mixed = _flex(query, key, value, mask)
+    elif implementation == "sdpa" and isinstance(mask, DocumentMask):
+        query, key, value = (
+            mask.unpack(states, table)
+            for states, table in ((query, mask.queries), (key, mask.keys), (value, mask.keys))
+        )
+        mixed = mask.pack(F.scaled_dot_product_attention(query, key, value, attn_mask=mask.mask))
     elif implementation == "sdpa":
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     elif implementation != "eager":

@@ -16,12 +16,35 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
-Mask = torch.Tensor | BlockMask | None
+@dataclass(frozen=True)
+class DocumentMask:
+    """For sdpa over a packed row: attention in a padded batch of the row's D documents, not over the square of the row.
+
+    `queries (D, Q)` and `keys (D, K)` are places in the row by document, `mask (D, 1, Q, K)` is True where a query may attend,
+    and `places` says where in the flat `(D * Q)` the queries of the row came to stand.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    mask: torch.Tensor
+    places: torch.Tensor
+
+    def unpack(self, states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """`(1, heads, L, D)` of the row as `(documents, heads, table width, D)`."""
+        return states[0].index_select(1, table.flatten()).unflatten(1, table.shape).transpose(0, 1)
+
+    def pack(self, mixed: torch.Tensor) -> torch.Tensor:
+        """`(documents, heads, Q, D)` back to `(1, heads, queries of the row, D)`."""
+        return mixed.transpose(0, 1).flatten(1, 2).index_select(1, self.places)[None]
+
+
+Mask = torch.Tensor | BlockMask | DocumentMask | None
 
 
 @dataclass(frozen=True)
 class AttentionMasks:
-    """Masks of one forward pass, True = may attend: boolean `(B, 1, queries, keys)`, or `BlockMask` for flex attention.
+    """Masks of one forward pass, True = may attend: boolean `(B, 1, queries, keys)`, `BlockMask` for flex attention, or
+    `DocumentMask` for sdpa over a packed row.
 
     `dual` has queries `[conditioning C; generation T]`, or generation alone while decoding, and keys
     `[conditioning C; generation K]`; `last_dual` is for the last dual block, whose conditioning asks nothing: queries T.

@@ -35,7 +35,14 @@ from .configuration_omni123 import Omni123Config
 from .generation_omni123 import Omni123GenerationMixin
 from .loss_omni123 import summed_cross_entropy
 from .masking import VisibilityRule, build_masks
-from .packing_omni123 import check_documents, document_positions, pack_conditioning, packed_rule
+from .packing_omni123 import (
+    PackedVisibilityRule,
+    build_document_masks,
+    check_documents,
+    document_positions,
+    pack_conditioning,
+    packed_rule,
+)
 from .saving import refuse_torchao_saving
 
 
@@ -379,8 +386,12 @@ class Omni123ForConditionalGeneration(Omni123PreTrainedModel, Omni123GenerationM
         # Cutting static buffers to their used part makes them equal dynamic ones to the bit; a compiled step, whose shapes
         # must not change, attends over the whole buffer under its mask instead.
         visible = None if torch.compiler.is_compiling() else (width + keys, single_keys)
-        flex = self.config._attn_implementation == "flex_attention"
-        masks = build_masks(rule, length, keys, conditioning is None, single_keys, use_flex=flex)
+        implementation = self.config._attn_implementation
+        if isinstance(rule, PackedVisibilityRule) and implementation == "sdpa" and not torch.compiler.is_compiling():
+            masks = build_document_masks(rule, samples)
+        else:
+            flex = implementation == "flex_attention"
+            masks = build_masks(rule, length, keys, conditioning is None, single_keys, use_flex=flex)
         rotation = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
 
         generation = self._drop_tokens(input_ids, self.embed_ids(input_ids), labels)

@@ -13,7 +13,7 @@ import torch
 
 from ..errors import Omni123Error
 from .checks_omni123 import read_pairs
-from .masking import VisibilityRule
+from .masking import AttentionMasks, DocumentMask, VisibilityRule
 from .tasks import Sequence
 
 
@@ -146,4 +146,44 @@ def packed_rule(
         document_ids[0],
         positions,
         conditioning_documents,
+    )
+
+
+def document_table(documents: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of positions `(L,)` labelled by document: their places `(count, W)` by document, which entries of that are filled, and
+    where in the flat table each position stands `(L,)`."""
+    order = documents.argsort(stable=True)
+    lengths = torch.bincount(documents, minlength=count)
+    owner = documents[order]
+    rank = torch.arange(len(order), device=order.device) - (lengths.cumsum(0) - lengths)[owner]
+    table = order.new_zeros(count, int(lengths.max()))
+    filled = torch.zeros_like(table, dtype=torch.bool)
+    table[owner, rank], filled[owner, rank] = order, True
+    places = torch.empty_like(order)
+    places[order] = owner * table.shape[1] + rank
+    return table, filled, places
+
+
+def build_document_masks(rule: PackedVisibilityRule, documents: int) -> AttentionMasks:
+    """The rule of a packed row of `documents` D, for sdpa: each document attends in a row of its own, padded to the longest."""
+    assert rule.document_ids is not None and rule.conditioning_documents is not None
+    # The padding at the row's end is one more document.
+    count = documents + 1
+    generation = document_table(rule.document_ids, count)
+    both = document_table(torch.cat([rule.conditioning_documents, rule.document_ids]), count)
+    row = torch.zeros(1, 1, 1, dtype=torch.long, device=rule.document_ids.device)
+
+    def mask(predicate, asking: tuple[torch.Tensor, ...], asked: tuple[torch.Tensor, ...]) -> DocumentMask:
+        queries, is_query, places = asking
+        keys, is_key, _ = asked
+        allowed = predicate(row, row, queries[:, :, None], keys[:, None, :]) & is_key[:, None]
+        # A row without any key is undefined: what fills up a document sees the first.
+        first = torch.arange(keys.shape[1], device=keys.device) == 0
+        allowed = torch.where(is_query[:, :, None], allowed, first)
+        return DocumentMask(queries, keys, allowed[:, None], places)
+
+    return AttentionMasks(
+        dual=mask(rule.dual, both, both),
+        last_dual=mask(rule.last_dual, generation, both),
+        single=mask(rule.single, generation, generation),
     )

@@ -48,7 +48,7 @@ def build_text_encoders(
 def check_attention(name: str, device: torch.device) -> None:
     """Raises `Omni123Error` for an implementation of attention that does not exist, or cannot train on this device.
 
-    Of a packed row sdpa holds the dense mask, which grows with the square of the row; flex attention skips what is hidden.
+    Of a packed row sdpa lays every document out in a row of its own, and eager attends over the square of the whole row.
     """
     if name not in ATTENTION_IMPLEMENTATIONS:
         raise Omni123Error(
