@@ -17,11 +17,12 @@ from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.quantization_image import code_statistics
 from .image_vae import check_image_size, view_dataset, view_psnr
-from .recipe import Recipe, build_config, load_pretrained
+from .recipe import Recipe, build_config, load_pretrained, stage_options
 from .runner import TokenizerTrainer, run, samples_in_run, training_arguments
 from .shape_tokenizer import held_in_assets, stack
 
 
+OPTIONS = {"real_share": 0.5, "flip": True, "validation_assets": 64, "pixel_loss_weight": 0.0}
 LOGGED_PARTS = ("feature_loss", "quantizer_loss", "semantic_mse", "texture_mse")
 
 
@@ -73,7 +74,7 @@ def train(recipe: Recipe) -> dict[str, float]:
     `model.image_vae` names the folder of the trained VAE, whose channel counts override the preset's.
     """
     store = AssetStore.open(recipe.data["root"])
-    options = {"real_share": 0.5, "flip": True, "validation_assets": 64, "pixel_loss_weight": 0.0, **recipe.options}
+    options = stage_options(recipe, OPTIONS)
     fields = dict(recipe.model)
     initial, vae_folder = fields.pop("from_pretrained", None), fields.pop("image_vae", None)
     if not vae_folder:

@@ -17,11 +17,12 @@ from ..errors import Omni123Error
 from ..geometry.cameras import ALL_VIEWS
 from ..modeling.configuration_image_vae import Omni123ImageVAEConfig
 from ..modeling.modeling_image_vae import Omni123ImageVAE, image_psnr
-from .recipe import Recipe, build_config, load_pretrained
+from .recipe import Recipe, build_config, load_pretrained, stage_options
 from .runner import CounterDataset, run, samples_in_run, training_arguments
 from .shape_tokenizer import held_in_assets, source_weights, stack
 
 
+OPTIONS = {"real_share": 0.5, "flip": True, "validation_assets": 64, "statistics_batches": 32}
 PerceptualLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -132,7 +133,7 @@ def train(recipe: Recipe, perceptual_loss: PerceptualLoss | None = None) -> dict
     `perceptual_loss(reconstruction, target)` on images in [-1, 1] is added to the loss as it is (LPIPS and the like).
     """
     store = AssetStore.open(recipe.data["root"])
-    options = {"real_share": 0.5, "flip": True, "validation_assets": 64, "statistics_batches": 32, **recipe.options}
+    options = stage_options(recipe, OPTIONS)
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
     model = build_model(recipe)

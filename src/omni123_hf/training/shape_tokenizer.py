@@ -18,12 +18,23 @@ from ..modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.quantization import is_distributed
 from ..modeling.self_distillation_shape import ShapeSelfDistillation
-from .recipe import Recipe, build_config, load_pretrained
+from .recipe import Recipe, build_config, load_pretrained, stage_options
 from .runner import CounterDataset, TokenizerTrainer, run, samples_in_run, training_arguments
 
 
 LOGGED_LOSSES = ("occupancy_loss", "quantizer_loss", "latent_alignment_loss", "self_distillation_loss")
 DISTILLATION_FILE = "self_distillation.safetensors"
+OPTIONS = {
+    "points": 512,
+    "queries": 512,
+    "uniform": 0.5,
+    "real_share": 0.5,
+    "vq_warmup_steps": 300,
+    "validation_assets": 96,
+    "anchored_initialization": False,
+    "freeze_tokens": False,
+    "self_distillation": False,
+}
 
 
 def draw_shape(store: AssetStore, index: int, rng: np.random.Generator, points: int, queries: int, uniform: float):
@@ -247,18 +258,7 @@ def build_self_distillation(
 def train(recipe: Recipe) -> dict[str, float]:
     """Trains the shape tokenizer of a recipe; writes `final/` in the output folder and returns validation figures."""
     store = AssetStore.open(recipe.data["root"])
-    options = {
-        "points": 512,
-        "queries": 512,
-        "uniform": 0.5,
-        "real_share": 0.5,
-        "vq_warmup_steps": 300,
-        "validation_assets": 96,
-        "anchored_initialization": False,
-        "freeze_tokens": False,
-        "self_distillation": False,
-        **recipe.options,
-    }
+    options = stage_options(recipe, OPTIONS)
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)
     model = build_model(recipe, options)
