@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import psutil
 import torch
 import trimesh
@@ -26,6 +25,7 @@ from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.extraction import extract_surface
 from omni123_hf.geometry.health import mesh_health
 from omni123_hf.geometry.postprocess import FinishSettings, finish_mesh
+from omni123_hf.modeling.decoding import decode_pictures, shape_field
 
 # diffusers finds a third-party component class only in a module that is imported already.
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
@@ -334,12 +334,8 @@ class Omni123PipelineBase(DiffusionPipeline):
 
     def decode_images(self, image_tokens: torch.Tensor) -> list[Image.Image]:
         """Image tokens (B, Li) to RGB pictures, through the 1D tokenizer and the VAE."""
-        config = self.image_vae.config
-        side = config.image_size // config.patch_size
-        latent = self.image_tokenizer.decode(image_tokens, grid=(side, side))
-        pixels = self.image_vae.decode(latent).float().clamp(-1, 1)
-        array = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in array]
+        pictures = decode_pictures(image_tokens, self.image_tokenizer, self.image_vae)
+        return [Image.fromarray(picture) for picture in pictures]
 
     def decode_shapes(
         self,
@@ -354,13 +350,8 @@ class Omni123PipelineBase(DiffusionPipeline):
         meshes: list[trimesh.Trimesh | None] = []
         failures: list[str | None] = []
         points = resolution**3
-        device = shape_tokens.device
         for row, tokens in enumerate(shape_tokens):
-            memory = self.shape_tokenizer.project_latents(self.shape_tokenizer.decode_latents(tokens[None]))
-
-            def field(queries: np.ndarray, memory: Any = memory) -> np.ndarray:
-                batch = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
-                return self.shape_tokenizer.query(memory, batch[None])[0].float().cpu().numpy()
+            field = shape_field(tokens, self.shape_tokenizer)
 
             def report(done: int, total: int, row: int = row) -> None:
                 if progress is not None:

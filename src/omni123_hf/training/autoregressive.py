@@ -20,15 +20,19 @@ from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from .collation import TaskCollator
+from .device_peaks import check_peak
 from .edit_report import EditReport, read_edit_report
 from .initial_model import load_initial, new_view_embeddings
 from .mixture import TaskTable, build_mixture
 from .recipe import Recipe, build_config, stage_options
 from .record_pools import RecordPool, check_pools, open_pools
 from .runner import CounterDataset, PartsTrainer, run, samples_in_run, samples_per_group, training_arguments
+from .sample_options import SampleOptions
+from .sample_pictures import SamplePictures, check_sampling_is_possible
 from .task_samples import TaskSampler
 from .text_conditioned import TextConditionedOmni123, build_text_encoders, check_attention
 from .text_tokenizer_folders import text_tokenizers
+from .tracking import Tracking, reporters
 from .warm_start import warm_start
 
 
@@ -62,6 +66,9 @@ OPTIONS: dict[str, Any] = {
     "validation_batches": 2,
     "attention": "sdpa",
     "edit_report": None,
+    "samples": None,
+    "tracking": None,
+    "peak_tflops": None,
 }
 
 
@@ -107,9 +114,12 @@ class Omni123Trainer(PartsTrainer):
         self.edit_report = edit_report
         self.model_accepts_loss_kwargs = loss_weighting == "token"
         self.validation_batches = validation_batches
+        self.tracking: Tracking | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         name = inputs.pop("task_name")
+        if self.tracking is not None:
+            self.tracking.observe(inputs)
         if num_items_in_batch is None:
             output = model(**inputs)
             loss, mean = output.loss, output.loss.detach()
@@ -128,6 +138,11 @@ class Omni123Trainer(PartsTrainer):
         for key, value in found.items():
             if value is not None:
                 self.parts.setdefault(key, []).append(value)
+
+    def log(self, logs, *args, **kwargs):
+        if self.tracking is not None and "loss" in logs:
+            logs.update(self.tracking.figures())
+        super().log(logs, *args, **kwargs)
 
     @torch.no_grad()
     def evaluate(self, *args, **kwargs):
@@ -195,7 +210,23 @@ def read_options(recipe: Recipe) -> dict[str, Any]:
         raise Omni123Error(
             f"loss_weighting {options['loss_weighting']!r} does not exist: use {' or '.join(LOSS_WEIGHTINGS)}."
         )
+    if options["tracking"] not in (None, True, False):
+        raise Omni123Error(f"options.tracking is {options['tracking']!r}: give true or false.")
+    if options["peak_tflops"] is not None:
+        check_peak(options["peak_tflops"], "options.peak_tflops")
     return options
+
+
+def check_beginning(recipe: Recipe, stage: AutoregressiveStage) -> None:
+    """Raises `Omni123Error` for a recipe with two beginnings, or with none in a stage that goes on from a trained model."""
+    initial = recipe.model.get("from_pretrained")
+    if initial and recipe.model.get("warm_start"):
+        raise Omni123Error("model.from_pretrained and model.warm_start are two beginnings: give one.")
+    if stage.needs_initial and not initial:
+        raise Omni123Error(
+            f"stage {stage.name} goes on from a trained model: give model.from_pretrained, the `final` folder of the stage "
+            "before it or a checkpoint."
+        )
 
 
 def build_model(
@@ -207,15 +238,9 @@ def build_model(
     arguments: TrainingArguments,
 ) -> tuple[TextConditionedOmni123, PreTrainedTokenizerBase, PreTrainedTokenizerBase | None]:
     """The model with its text tokenizers: new from a preset, from `model.from_pretrained`, or new with `model.warm_start`."""
+    check_beginning(recipe, stage)
     fields = dict(recipe.model)
     initial, source = fields.pop("from_pretrained", None), fields.pop("warm_start", None)
-    if initial and source:
-        raise Omni123Error("model.from_pretrained and model.warm_start are two beginnings: give one.")
-    if stage.needs_initial and not initial:
-        raise Omni123Error(
-            f"stage {stage.name} goes on from a trained model: give model.from_pretrained, the `final` folder of the stage "
-            "before it or a checkpoint."
-        )
     codes = code_vectors(folders)
     if initial:
         model, tokenizer, tokenizer_2 = load_initial(Path(initial), fields, options["freeze_text_encoders"])
@@ -284,6 +309,7 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
         loss_weighting=options["loss_weighting"],
         edit_report=edit_report,
     )
+    add_callbacks(trainer, model, options, held_in, collator, folders)
 
     def save(folder: Path) -> None:
         model.save_components(folder)
@@ -296,6 +322,33 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
         "tokenizers": {name: weights_hash(folder) for name, folder in folders.items()},
     }
     return run(trainer, recipe, save, facts)
+
+
+def add_callbacks(
+    trainer: Omni123Trainer,
+    model: TextConditionedOmni123,
+    options: dict[str, Any],
+    held_in: TaskSampler,
+    collator: TaskCollator,
+    folders: dict[str, Path],
+) -> None:
+    """Tracking (on where the recipe reports somewhere, unless it says otherwise) and sample pictures."""
+    on = options["tracking"]
+    if bool(reporters(trainer.args.report_to)) if on is None else on:
+        encoders = [encoder for encoder in (model.text_encoder, model.text_encoder_2) if encoder is not None]
+        trained = not options["freeze_text_encoders"]
+        trainer.tracking = Tracking(
+            model.transformer.config, [(encoder.config, trained) for encoder in encoders], options["peak_tflops"]
+        )
+        trainer.add_callback(trainer.tracking)
+    pictures = SampleOptions.read(options["samples"], list(held_in.tasks))
+    if pictures is None:
+        return
+    samples = {name: held_in.validation_samples(name, pictures.count, seed=0) for name in pictures.tasks}
+    segments = [segment for group in samples.values() for segment in group[0].task.segments]
+    check_sampling_is_possible(segments, folders, trainer.args, trainer.is_fsdp_enabled)
+    after = trainer.tracking.resume_clock if trainer.tracking is not None else lambda: None
+    trainer.add_callback(SamplePictures(trainer, model, collator, samples, pictures, folders, after))
 
 
 def code_counts(folders: dict[str, Path]) -> dict[str, int]:

@@ -60,13 +60,25 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    # `(section, key)` to what the recipe said, where a folder was put in its place (`use_folder`).
+    given: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in SECTIONS:
             setattr(self, name, Section(name, getattr(self, name)))
 
+    def use_folder(self, section: str, key: str, folder: Path) -> None:
+        """Puts a folder in the place of the name of a checkpoint; `to_dict` keeps the name, which holds on any machine."""
+        values = getattr(self, section)
+        self.given.setdefault((section, key), values[key])
+        values[key] = str(folder)
+
     def to_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "output_dir": str(self.output_dir)}
+        """The recipe as given, as JSON holds it."""
+        sections = {name: dict(getattr(self, name)) for name in SECTIONS}
+        for (section, key), name in self.given.items():
+            sections[section][key] = name
+        return {"stage": self.stage, "output_dir": str(self.output_dir), "seed": self.seed, **sections}
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:

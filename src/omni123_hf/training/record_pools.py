@@ -94,17 +94,30 @@ class StoreTokenPool:
         return ""
 
 
-def open_pools(data: Mapping[str, Any], code_counts: Mapping[str, int]) -> dict[str, RecordPool]:
-    """Opens every pool that a recipe's `data` section names. Raises `Omni123Error` for a missing, unknown or empty one."""
+def check_data(data: Mapping[str, Any]) -> None:
+    """Raises `Omni123Error` unless a `data` section names its pools in one of the three forms."""
     given = [form for form in ("pools", "shards", "tokens") if form in data]
     if len(given) != 1:
         raise Omni123Error(
             "the recipe's data section needs one of pools (name to shards and pool), shards (a folder of token shards), or "
             f"root and tokens; it has {', '.join(given) or 'none'}."
         )
+    if "tokens" in data and "root" not in data:
+        raise Omni123Error("the recipe's data section has tokens without root, the data set they were made from.")
+    if "pools" in data and (not isinstance(data["pools"], Mapping) or not data["pools"]):
+        raise Omni123Error("data.pools of the recipe is empty: name at least one pool.")
+
+
+def check_entry(name: str, entry: Any) -> None:
+    """Raises `Omni123Error` unless an entry of `data.pools` has the keys that one has."""
+    if not isinstance(entry, Mapping) or set(entry) - {"shards", "pool", "revision"} or "shards" not in entry:
+        raise Omni123Error(f"pool {name!r} must be a mapping of shards, pool (and revision of a Hub id): got {entry}.")
+
+
+def open_pools(data: Mapping[str, Any], code_counts: Mapping[str, int]) -> dict[str, RecordPool]:
+    """Opens every pool that a recipe's `data` section names. Raises `Omni123Error` for a missing, unknown or empty one."""
+    check_data(data)
     if "tokens" in data:
-        if "root" not in data:
-            raise Omni123Error("the recipe's data section has tokens without root, the data set they were made from.")
         return {"pairs": StoreTokenPool(AssetStore.open(data["root"]), TokenStore.open(data["tokens"]), code_counts)}
     # Here, because it needs pyarrow and token folders do not.
     from ..data.shards.training_pool import TrainingPool
@@ -113,13 +126,8 @@ def open_pools(data: Mapping[str, Any], code_counts: Mapping[str, int]) -> dict[
         return {"pairs": TrainingPool.open(data["shards"], "pairs")}
     pools: dict[str, RecordPool] = {}
     for name, entry in data["pools"].items():
-        if not isinstance(entry, Mapping) or set(entry) - {"shards", "pool", "revision"} or "shards" not in entry:
-            raise Omni123Error(
-                f"pool {name!r} must be a mapping of shards, pool (and revision of a Hub id): got {entry}."
-            )
+        check_entry(name, entry)
         pools[name] = TrainingPool.open(entry["shards"], entry.get("pool", name), revision=entry.get("revision"))
-    if not pools:
-        raise Omni123Error("data.pools of the recipe is empty: name at least one pool.")
     return pools
 
 

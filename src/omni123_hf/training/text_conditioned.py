@@ -14,10 +14,13 @@ from ..modeling.modeling_omni123 import ATTENTION_IMPLEMENTATIONS, Omni123ForCon
 def build_text_encoders(
     options: dict[str, Any], tokenizer: PreTrainedTokenizerBase, tokenizer_2: PreTrainedTokenizerBase
 ) -> tuple[CLIPTextModel, Qwen3Model]:
-    """Both encoders: names or folders load pretrained weights, mappings of config fields build small new ones."""
+    """Both encoders: names or folders load pretrained weights, mappings of config fields build small new ones.
+
+    In float32, whatever the weights are stored in: autocast chooses the precision of training.
+    """
     first, second = options["text_encoder"], options["text_encoder_2"]
     if isinstance(first, str):
-        clip = CLIPTextModel.from_pretrained(first)
+        clip = CLIPTextModel.from_pretrained(first, dtype=torch.float32)
     else:
         clip = CLIPTextModel(
             CLIPTextConfig(
@@ -30,7 +33,7 @@ def build_text_encoders(
             )
         )
     if isinstance(second, str):
-        qwen = Qwen3Model.from_pretrained(second)
+        qwen = Qwen3Model.from_pretrained(second, dtype=torch.float32)
     else:
         qwen = Qwen3Model(
             Qwen3Config(
