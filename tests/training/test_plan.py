@@ -56,7 +56,8 @@ def plans(recipes, beside, tmp_path_factory) -> dict[str, Plan]:
     try:
         os.chdir(empty)
         for name, recipe in recipes.items():
-            devices = TABLE_6[name.removeprefix("paper_")][4] if name.startswith("paper_") else 1
+            stage = name.removeprefix("paper_")
+            devices = TABLE_6[stage][4] if stage in TABLE_6 else 1
             found[name] = make_plan(resolved(recipe), PlanSettings(devices, 989.0, 0.4), beside)
     finally:
         os.chdir(here)
@@ -166,7 +167,7 @@ def test_every_refusal_is_listed_and_what_is_absent_is_no_refusal(pools_workspac
         (lambda recipe: recipe.options.update(tasks={"text-to-3d": 0.4}), "sum to 0.4"),
         (lambda recipe: recipe.options.update(batching="sorted"), "batching 'sorted' does not exist"),
         (lambda recipe: recipe.options.update(samples={"count": 2}), "options.samples must be a mapping with every"),
-        (lambda recipe: recipe.options.update(no_option=1), "has no options ['no_option']"),
+        (lambda recipe: recipe.options.update(no_option=1), "has no option no_option"),
         (lambda recipe: recipe.model.update(num_shape_tokens=9), "holds 8 codes of 32, the model reads 9 of 32"),
         (lambda recipe: recipe.model.update(shape_code_dim=5), "The shape code table is (32, 4)"),
         (lambda recipe: recipe.model.update(hidden_size=0), "hidden_size is 0"),

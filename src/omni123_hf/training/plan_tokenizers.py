@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import DINOv3ViTConfig
 
 from ..data.store import AssetStore
 from ..errors import Omni123Error
@@ -110,7 +111,9 @@ def count_parameters(networks: Networks) -> dict[str, Any]:
 def planned_config(config_class: Any, section: Mapping[str, Any], key: str, earlier: Mapping[str, Recipe]) -> Any:
     """The configuration of a model section with `key` (`from_pretrained`), of a folder, or of the recipe that writes it."""
     fields = dict(section)
-    initial = fields.pop(key, None)
+    initial, encoder = fields.pop(key, None), fields.pop("encoder", None)
+    if initial is None and encoder is not None:
+        return config_around(encoder, fields)
     if initial is None:
         return build_config(config_class, fields)
     if (Path(initial) / "config.json").is_file():
@@ -123,6 +126,14 @@ def planned_config(config_class: Any, section: Mapping[str, Any], key: str, earl
         raise Omni123Error(f"{initial} is not here, and no recipe beside this one writes it: its sizes are unknown.")
     check_fields(base, fields)
     return config_class(**{**base.to_diff_dict(), **fields})
+
+
+def config_around(encoder: str, fields: dict[str, Any]) -> Omni123ImageVAEConfig:
+    """The VAE that `Omni123ImageVAE.from_dinov3` would build around the encoder of a folder; around DINOv3-L for a Hub id."""
+    sizes = {name: value for name, value in fields.items() if name != "preset"}
+    if not (Path(encoder) / "config.json").is_file():
+        return Omni123ImageVAEConfig(**sizes)
+    return Omni123ImageVAEConfig.for_encoder(DINOv3ViTConfig.from_pretrained(encoder), **sizes)
 
 
 def plan_shape_tokenizer(
@@ -171,12 +182,11 @@ def vae_latent(model: Omni123ImageVAE, rows: int, side: int) -> torch.Tensor:
 def plan_image_vae(
     recipe: Recipe, earlier: Mapping[str, Recipe], store: AssetStore | None, findings: Findings, rows: int
 ) -> tuple[Networks, Run, int, float]:
-    if "encoder" in recipe.model:
-        raise Omni123Error(
-            "a plan cannot read the sizes of model.encoder without its weights: give encoder_config in place of it."
-        )
+    encoder = recipe.model.get("encoder")
+    if encoder is not None and not (Path(encoder) / "config.json").is_file():
+        findings.assumptions.append(f"{encoder} is not here: sizes of the paper's encoder, DINOv3 ViT-L/16")
     config = planned_config(Omni123ImageVAEConfig, recipe.model, "from_pretrained", earlier)
-    if config.freeze_encoder and "from_pretrained" not in recipe.model:
+    if config.freeze_encoder and "from_pretrained" not in recipe.model and encoder is None:
         findings.refused.append(
             "freeze_encoder is set, but the recipe names no encoder weights: give model.encoder (a DINOv3 checkpoint) or set "
             "model.freeze_encoder to false."
