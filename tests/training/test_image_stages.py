@@ -87,7 +87,8 @@ def store_folder(tmp_path_factory):
 def recipe(stage: str, root, out, model: dict, steps: int = 40, **options) -> Recipe:
     training = {"max_steps": steps, "per_device_train_batch_size": 16, "learning_rate": 4e-3, "disable_tqdm": True}
     training |= {"logging_steps": 10, "save_steps": 20}
-    return Recipe(stage, out, 0, {"root": str(root)}, model, {"statistics_batches": 2, **options}, training)
+    few = {"statistics_batches": 2} if stage == "image-vae" else {}
+    return Recipe(stage, out, 0, {"root": str(root)}, model, {**few, **options}, training)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from omni123_hf.modeling import (
     Omni123ImageTokenizerConfig,
     Omni123ShapeTokenizerConfig,
 )
+from omni123_hf.training.plan import check_training
 from omni123_hf.training.recipe import build_config, load_pretrained, load_recipe
 from omni123_hf.training.runner import training_arguments
 from omni123_hf.training.stages import STAGES, get_stage
@@ -25,7 +26,8 @@ def test_every_shipped_recipe_loads_and_names_a_stage(path, tmp_path):
     assert recipe.stage in STAGES
     assert callable(get_stage(recipe.stage))
     if recipe.training:
-        assert training_arguments(recipe).max_steps > 0
+        check_training(recipe)
+        assert recipe.training["max_steps"] > 0
 
 
 def test_overrides_reach_nested_keys_and_keep_types(tmp_path):
