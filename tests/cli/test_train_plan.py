@@ -10,6 +10,7 @@ import yaml
 
 from omni123_hf.cli.main import main
 from omni123_hf.cli.train import resolve_checkpoints
+from omni123_hf.cli.train_plan import resolve_for_plan
 from omni123_hf.errors import Omni123Error
 from omni123_hf.training.recipe import load_recipe
 
@@ -55,13 +56,16 @@ def test_options_of_the_plan_need_it_and_are_checked(capsys):
 
 def test_names_of_checkpoints_become_folders_and_stay_names_in_the_recipe(tmp_path):
     recipe = load_recipe(RECIPES / "mini_edit.yaml")
-    resolve_checkpoints(recipe, download=False)
+    resolve_for_plan(recipe, {})
     folder = Path(recipe.model["from_pretrained"])
     assert (folder / "transformer" / "config.json").is_file() and recipe.data["checkpoint"] == str(folder)
     saved = recipe.to_dict()
     assert saved["model"] == {"from_pretrained": "omni123-mini"} and saved["data"]["checkpoint"] == "omni123-mini"
-    resolve_checkpoints(recipe, download=True)
+    resolve_checkpoints(recipe)
     assert recipe.to_dict() == saved, "a folder stays as it is"
+    again = load_recipe(RECIPES / "mini_edit.yaml")
+    resolve_checkpoints(again)
+    assert again.model == recipe.model and again.to_dict() == saved
 
 
 def test_a_name_that_leads_nowhere_is_refused_before_training_and_not_looked_up_by_a_plan(tmp_path):
@@ -70,7 +74,7 @@ def test_a_name_that_leads_nowhere_is_refused_before_training_and_not_looked_up_
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     recipe = load_recipe(path)
-    resolve_checkpoints(recipe, download=False)
+    resolve_for_plan(recipe, {})
     assert recipe.model["from_pretrained"] == "omni123-nano"
     with pytest.raises(Omni123Error, match="unknown checkpoint 'omni123-nano'"):
-        resolve_checkpoints(recipe, download=True)
+        resolve_checkpoints(recipe)

@@ -1,8 +1,8 @@
 """Token counts and operations against hand computations, the masks themselves, and torch's own counter."""
 
-import numpy as np
 import pytest
 import torch
+from tiny_tasks import sample, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from omni123_hf.modeling import Omni123ForConditionalGeneration
@@ -24,30 +24,6 @@ from omni123_hf.training.flops import (
     visible_pairs,
 )
 from omni123_hf.training.plan_model import KNOWN_ENCODERS
-from omni123_hf.training.task_samples import TaskSample
-
-
-def tiny_config(**changes) -> Omni123Config:
-    sizes = {
-        "num_shape_codes": 32, "num_image_codes": 48, "num_shape_tokens": 8, "num_image_tokens": 16, "hidden_size": 32,
-        "num_dual_layers": 3, "num_single_layers": 1, "num_attention_heads": 2, "shape_code_dim": 4, "image_code_dim": 6,
-        "text_embed_dim": 16, "text_embed_dim_2": 24, "token_dropout": 0.0, "loss_chunk_size": 0,
-    }  # fmt: skip
-    return Omni123Config(**{**sizes, **changes})
-
-
-def sample(name: str, config: Omni123Config, text: str = "a red box", seed: int = 0) -> TaskSample:
-    rng = np.random.default_rng(seed)
-    sizes = {
-        "shape": (config.num_shape_codes, config.num_shape_tokens),
-        "image": (config.num_image_codes, config.num_image_tokens),
-    }
-    task = get_task(name)
-    parts = {
-        part.name: number % 6 if part.kind == "view" else rng.integers(0, *sizes[part.kind])
-        for number, part in enumerate(task.segments)
-    }
-    return TaskSample(task, text, parts, False, False)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +36,7 @@ def tokenizers():
 def test_visible_pairs_are_those_of_the_mask(name):
     config, text = tiny_config(), 5
     counts = count_task(get_task(name), config, 3, 2)
-    length, prefix = sequence_length(get_task(name), config), int(counts.generation) - 0
+    length = sequence_length(get_task(name), config)
     prefix = sum(1 + (part.kind != "view") * sizes(config)[part.kind] for part in get_task(name).prefix)
     rule = VisibilityRule(torch.ones(1, text, dtype=torch.bool), 0, torch.tensor([prefix]), None, config.text_causal)
     masks = build_masks(rule, length, length)

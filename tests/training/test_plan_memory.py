@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_flops import sample
+from tiny_tasks import sample
 
 from omni123_hf.modeling import Omni123ForConditionalGeneration
 from omni123_hf.modeling.configuration_omni123 import Omni123Config

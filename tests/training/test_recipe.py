@@ -18,6 +18,7 @@ from omni123_hf.modeling import (
 from omni123_hf.modeling.configuration_image_vae import DINOV3_LARGE, Omni123ImageVAEConfig
 from omni123_hf.modeling.modeling_image_vae import Omni123ImageVAE
 from omni123_hf.training import image_tokenizer, image_vae, shape_tokenizer
+from omni123_hf.training.plan import check_training
 from omni123_hf.training.recipe import Recipe, build_config, load_pretrained, load_recipe, stage_options
 from omni123_hf.training.runner import training_arguments
 from omni123_hf.training.stage_trainer import check_shared_options
@@ -36,7 +37,8 @@ def test_every_shipped_recipe_loads_and_names_a_stage(path, tmp_path):
     assert recipe.stage in STAGES
     assert callable(get_stage(recipe.stage))
     if recipe.training:
-        assert training_arguments(recipe).max_steps > 0
+        check_training(recipe)
+        assert recipe.training["max_steps"] > 0
 
 
 STAGE_MODULES = {

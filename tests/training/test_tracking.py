@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from test_flops import sample, tiny_config
 from tiny_pools import tiny_recipe
+from tiny_tasks import sample, tiny_config
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling.tasks import get_task

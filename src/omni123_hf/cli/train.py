@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omni123_hf.cli.data_tokens import checkpoint_folder
 from omni123_hf.cli.train_plan import plan_recipe
 from omni123_hf.errors import Omni123Error
 
@@ -55,10 +56,10 @@ def train(
     recipe = load_recipe(config, overrides)
     if recipe.stage != stage:
         raise Omni123Error(f"{config} is a recipe of stage {recipe.stage!r}, not {stage!r}.")
-    resolve_checkpoints(recipe, download=not dry_run)
     if dry_run:
         plan_recipe(recipe, config, devices, peak_tflops, mfu, shard, as_json)
         return
+    resolve_checkpoints(recipe)
     failed = False
     try:
         metrics = run_stage(recipe)
@@ -73,21 +74,24 @@ def train(
         typer.echo(f"{name}: {value:.4f}")
 
 
-def resolve_checkpoints(recipe: Recipe, download: bool) -> None:
-    """Puts folders in the place of bundled names and, with `download`, of Hub ids. What is a folder already stays.
+def resolve_checkpoints(recipe: Recipe) -> None:
+    """Puts folders in the place of bundled names and Hub ids, which are downloaded. What is a folder already stays.
 
-    Only where a recipe means a whole checkpoint: `data.checkpoint`, and `model.from_pretrained` and `warm_start` of the
-    autoregressive stages. Raises `Omni123Error` for a name that leads nowhere.
+    Raises `Omni123Error` for a name that leads nowhere.
     """
-    from omni123_hf.cli.data_tokens import checkpoint_folder
-    from omni123_hf.pipelines.registry import bundled_checkpoints
+    for section, key, name in checkpoint_names(recipe):
+        recipe.use_folder(section, key, checkpoint_folder(name))
+
+
+def checkpoint_names(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Section, key and name where a recipe means a whole checkpoint and names no folder of this machine.
+
+    That is `data.checkpoint`, and `model.from_pretrained` and `warm_start`, of the autoregressive stages.
+    """
     from omni123_hf.training.stages import AUTOREGRESSIVE
 
+    places = (("data", "checkpoint"), ("model", "from_pretrained"), ("model", "warm_start"))
+    named = [(section, key, getattr(recipe, section).get(key)) for section, key in places]
     if recipe.stage not in AUTOREGRESSIVE:
-        return
-    for section, key in (("data", "checkpoint"), ("model", "from_pretrained"), ("model", "warm_start")):
-        name = getattr(recipe, section).get(key)
-        if not isinstance(name, str) or Path(name).is_dir():
-            continue
-        if download or name in bundled_checkpoints():
-            recipe.use_folder(section, key, checkpoint_folder(name))
+        return []
+    return [(*place, name) for *place, name in named if isinstance(name, str) and not Path(name).is_dir()]  # type: ignore[misc]

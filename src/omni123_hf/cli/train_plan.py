@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,14 +27,14 @@ def plan_recipe(
     as_json: bool,
 ) -> None:
     """Prints the plan; raises `Omni123Error` afterwards when something in it would be refused."""
-    import os
-
     from omni123_hf.training.plan import DEFAULT_MFU, PlanSettings, make_plan
     from omni123_hf.training.plan_report import plan_lines
 
+    beside = recipes_beside(config)
+    resolve_for_plan(recipe, beside)
     number = int(os.environ.get("WORLD_SIZE", "1")) if devices is None else devices
     settings = PlanSettings(number, peak_tflops, DEFAULT_MFU if mfu is None else mfu, shard)
-    plan = make_plan(recipe, settings, recipes_beside(config))
+    plan = make_plan(recipe, settings, beside)
     if as_json:
         typer.echo(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
     else:
@@ -41,6 +43,25 @@ def plan_recipe(
     refused = plan.findings.refused
     if refused:
         raise Omni123Error(f"training would refuse this recipe: {refused[0]}")
+
+
+def resolve_for_plan(recipe: Recipe, beside: Mapping[str, Recipe]) -> None:
+    """As `train.resolve_checkpoints`, but of a Hub id the configurations alone are fetched, and what leads nowhere stays."""
+    from omni123_hf.cli.train import checkpoint_names
+    from omni123_hf.pipelines.pipeline_base import Omni123PipelineBase
+    from omni123_hf.pipelines.registry import bundled_checkpoints, resolve_checkpoint
+
+    for section, key, name in checkpoint_names(recipe):
+        if name in beside:
+            continue
+        try:
+            folder = bundled_checkpoints().get(name) or resolve_checkpoint(name)
+        except Omni123Error:
+            # The plan lists it among what is not here.
+            continue
+        if folder is None:
+            folder = Path(Omni123PipelineBase.download(name, allow_patterns=["*.json", "*.txt"]))
+        recipe.use_folder(section, key, folder)
 
 
 def recipes_beside(config: Path) -> dict[str, Recipe]:

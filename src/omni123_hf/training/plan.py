@@ -94,7 +94,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values = asdict(self)
-        return {**values, **values.pop("findings")}
+        findings = values.pop("findings")
+        return {**values, **findings}
 
 
 def make_plan(recipe: Recipe, settings: PlanSettings, recipes_beside: Mapping[str, Recipe] | None = None) -> Plan:
