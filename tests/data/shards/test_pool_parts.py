@@ -221,3 +221,16 @@ def test_a_pool_that_is_killed_beside_another_one_goes_on(stores, tokenizers, tm
         tokenize_store(stores["edits"], tokenizers, tmp_path / name, options=OPTIONS)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "killed")
     assert list(TokenShards.open(tmp_path / "killed", verify=True).pools) == ["images", "edits"]
+
+
+def test_pictures_of_half_the_size_give_a_quarter_of_the_tokens(tokenizers, tmp_path):
+    """The paper's first stage reads 256² with the tokenizer of 512²; sizes do not mix in one pool."""
+    half, whole = (write_tiny_pictures(tmp_path / str(size), 3, f"of{size}", size) for size in (8, 16))
+    info = tokenize_store(half, tokenizers, tmp_path / "half", options=OPTIONS)
+    assert [field.length for field in info.layout.fields] == [4]
+    pool = TrainingPool.open(tmp_path / "half", "images")
+    places = pool.pool.column("source_row").to_numpy()
+    expected = tokenizers.encode_pictures(half.images(places))
+    assert np.array_equal(pool.codes(np.arange(3), "image_tokens"), expected) and expected.shape == (3, 4)
+    with pytest.raises(Omni123Error, match="a pool holds one size"):
+        tokenize_stores([half, whole], tokenizers, tmp_path / "both", options=OPTIONS)

@@ -140,8 +140,8 @@ def test_views_that_do_not_fit_are_refused(store, tokenizers, tmp_path, monkeypa
         tokenize_store(store, tokenizers, tmp_path / "out", views=["below"], options=OPTIONS)
     with pytest.raises(Omni123Error, match="each view once"):
         tokenize_store(store, tokenizers, tmp_path / "out", views=["top", "top"], options=OPTIONS)
-    monkeypatch.setattr(tokenizers.image_vae.config, "image_size", 32)
-    with pytest.raises(Omni123Error, match="views of 16 pixels and the checkpoint's image_vae reads 32"):
+    monkeypatch.setattr(tokenizers.image_vae.config, "image_size", 64)
+    with pytest.raises(Omni123Error, match="views of 16 pixels and the checkpoint's image_vae reads 64"):
         tokenize_store(store, tokenizers, tmp_path / "out", options=OPTIONS)
     assert not (tmp_path / "out").exists()
 

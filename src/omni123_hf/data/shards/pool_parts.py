@@ -41,7 +41,8 @@ POOLS_OF: dict[type[PreparedStore], tuple[str, ...]] = {
 class PoolPart:
     """Records of one folder. `source_row` of each is its row there; `encode` takes them in any order and number.
 
-    rows: of the folder. warnings: what the terms of its makers say against training on it.
+    rows: of the folder. warnings: what the terms of its makers say against training on it. size: pixels a side of its
+    pictures, 0 where none are tokenized.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class PoolPart:
     records: list[ShardRecord]
     encode: Encode
     warnings: tuple[str, ...] = ()
+    size: int = 0
 
 
 def common_pool(stores: Sequence[PreparedStore], components: Sequence[str], pool: str | None = None) -> str:
@@ -134,7 +136,8 @@ def asset_part(
         for record in store.records
         for group in groups
     ]
-    return PoolPart(store.folder, kind_of(store), store.content_hash, len(store), records, encode)
+    size = 0 if pool == "shapes" else store.sizes.view_size
+    return PoolPart(store.folder, kind_of(store), store.content_hash, len(store), records, encode, size=size)
 
 
 def picture_part(store: ImageStore, tokenizers: StoreTokenizers) -> PoolPart:
@@ -158,7 +161,7 @@ def picture_part(store: ImageStore, tokenizers: StoreTokenizers) -> PoolPart:
         )
         for record in store.records
     ]
-    return PoolPart(store.folder, kind_of(store), store.content_hash, len(store), records, encode)
+    return PoolPart(store.folder, kind_of(store), store.content_hash, len(store), records, encode, size=store.size)
 
 
 def pair_part(store: EditPairStore, tokenizers: StoreTokenizers) -> PoolPart:
@@ -219,10 +222,13 @@ def checked_views(store: AssetStore, views: Sequence[str] | None) -> list[str]:
 
 
 def check_size(folder: Path, what: str, size: int, tokenizers: StoreTokenizers) -> None:
-    """Raises `Omni123Error` when pictures have another size than the image VAE reads, naming the one to prepare."""
+    """Raises `Omni123Error` unless pictures have the size that the image VAE reads, or half of it, naming the one to prepare.
+
+    Half is the paper's first stage (256² of 512², §4.4): the same codes, a quarter of the tokens.
+    """
     assert tokenizers.image_vae is not None
     wanted = tokenizers.image_vae.config.image_size
-    if size == wanted:
+    if size == wanted or (2 * size == wanted and size % tokenizers.image_vae.config.patch_size == 0):
         return
     way = f"--size {wanted}" if what == "pictures" else f"view_size: {wanted} in --config"
     if what == "pictures" and wanted > MAX_SIZE:

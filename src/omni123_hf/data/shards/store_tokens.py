@@ -61,10 +61,14 @@ def tokenize_stores(
     parts = [part_of(store, tokenizers, pool, views) for store in stores]
     chosen = checked_views(assets[0], views) if assets else []
     records, encode, facts = joined(parts)
+    sizes = {part.size: part.folder for part in parts if part.size}
+    if len(sizes) > 1:
+        (one, here), (other, there) = list(sizes.items())[:2]
+        raise Omni123Error(f"{here} has pictures of {one} pixels and {there} of {other}; a pool holds one size")
     warnings = sorted({warning for part in parts for warning in part.warnings})
     return write_pool(
         out,
-        store_layout(tokenizers, pool, chosen),
+        store_layout(tokenizers, pool, chosen, next(iter(sizes), None)),
         records,
         encode,
         {

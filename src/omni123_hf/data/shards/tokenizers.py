@@ -71,10 +71,13 @@ class StoreTokenizers:
         config = self.shape_tokenizer.config
         return Field("shape_tokens", "shape", config.num_latents, config.num_codes)
 
-    def image_field(self, name: str) -> Field:
-        assert self.image_tokenizer is not None
-        config = self.image_tokenizer.config
-        return Field(name, "image", config.num_tokens, config.num_codes)
+    def image_field(self, name: str, size: int | None = None) -> Field:
+        """The codes of a picture of `size` pixels, by default of the VAE's own size; half of it has a quarter of the tokens."""
+        assert self.image_vae is not None and self.image_tokenizer is not None
+        cells = (size or self.image_vae.config.image_size) // self.image_vae.config.patch_size
+        return Field(
+            name, "image", self.image_tokenizer.tokens_for((cells, cells)), self.image_tokenizer.config.num_codes
+        )
 
     @torch.no_grad()
     def encode_shapes(self, store: AssetStore, rows: np.ndarray) -> np.ndarray:
@@ -115,12 +118,12 @@ def load_component(model_class: type[PreTrainedModel], folder: Path, device: tor
     return model.eval().to(device)
 
 
-def store_layout(tokenizers: StoreTokenizers, pool: str, views: Sequence[str]) -> PoolLayout:
-    """The fields of a record: shape codes first, then the codes of each view; of edits both sides."""
+def store_layout(tokenizers: StoreTokenizers, pool: str, views: Sequence[str], size: int | None = None) -> PoolLayout:
+    """The fields of a record: shape codes first, then the codes of each view of `size` pixels; of edits both sides."""
     if pool == "edits":
         shape = tokenizers.shape_field()
         return PoolLayout(pool, tuple(replace(shape, name=name) for name in SIDE_FIELDS))
     if pool == "images":
-        return PoolLayout(pool, (tokenizers.image_field("image_tokens"),))
-    images = [tokenizers.image_field(image_field(name)) for name in views] if pool == "pairs" else []
+        return PoolLayout(pool, (tokenizers.image_field("image_tokens", size),))
+    images = [tokenizers.image_field(image_field(name), size) for name in views] if pool == "pairs" else []
     return PoolLayout(pool, (tokenizers.shape_field(), *images))
