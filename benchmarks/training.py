@@ -301,9 +301,7 @@ def main() -> None:
     parser.add_argument(
         "--lengths", type=int, nargs="+", help="codes a segment of the batchings; default 64 256, or 1024"
     )
-    parser.add_argument(
-        "--batch", type=int, help="rows of a micro-batch; default 16 at 64 codes and fewer for more, or 8"
-    )
+    parser.add_argument("--batch", type=int, help="rows of a micro-batch; default 16 at 64 codes a segment, 8 above")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument(
@@ -328,7 +326,7 @@ def main() -> None:
     if "batching" in options.parts:
         result["batching"] = []
         for length in options.lengths or ([1024] if cuda else [64, 256]):
-            batch = options.batch or (8 if cuda else max(16 * 64 // length, 2))
+            batch = options.batch or (16 if length <= 64 else 8)
             result["batching"].append(
                 measure_batching(sized(base, length), batch, options.repeats, device, checkpointing)
             )

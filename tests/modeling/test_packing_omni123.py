@@ -109,8 +109,8 @@ def test_sdpa_attends_document_by_document_and_not_over_the_square_of_the_row(mo
     model(**row)
     longest = max(len(sequence.ids) for sequence in sequences)
     text = 4 + inputs["text_embeds_2"].shape[1]
-    # A row of its own for each document and one for the padding at the end.
-    assert {rows for rows, _, _ in shapes} == {len(sequences) + 1}
+    # A row of its own for each document, and none for the padding at the end.
+    assert {rows for rows, _, _ in shapes} == {len(sequences)}
     assert shapes[-1][1:] == (longest, longest) and max(keys for _, _, keys in shapes) <= longest + 2 * text
 
 

@@ -151,26 +151,29 @@ def packed_rule(
 
 def document_table(documents: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of positions `(L,)` labelled by document: their places `(count, W)` by document, which entries of that are filled, and
-    where in the flat table each position stands `(L,)`."""
+    where in the flat table each position stands `(L,)`.
+
+    Padding, labelled `count`, is in no document: nobody sees it, and it takes the result of the first entry.
+    """
     order = documents.argsort(stable=True)
-    lengths = torch.bincount(documents, minlength=count)
+    lengths = torch.bincount(documents, minlength=count + 1)[:count]
+    width, total = torch.stack([lengths.max(), lengths.sum()]).tolist()
+    order = order[:total]
     owner = documents[order]
-    rank = torch.arange(len(order), device=order.device) - (lengths.cumsum(0) - lengths)[owner]
-    table = order.new_zeros(count, int(lengths.max()))
+    rank = torch.arange(total, device=order.device) - (lengths.cumsum(0) - lengths)[owner]
+    table = order.new_zeros(count, width)
     filled = torch.zeros_like(table, dtype=torch.bool)
     table[owner, rank], filled[owner, rank] = order, True
-    places = torch.empty_like(order)
-    places[order] = owner * table.shape[1] + rank
+    places = torch.zeros_like(documents)
+    places[order] = owner * width + rank
     return table, filled, places
 
 
 def build_document_masks(rule: PackedVisibilityRule, documents: int) -> AttentionMasks:
     """The rule of a packed row of `documents` D, for sdpa: each document attends in a row of its own, padded to the longest."""
     assert rule.document_ids is not None and rule.conditioning_documents is not None
-    # The padding at the row's end is one more document.
-    count = documents + 1
-    generation = document_table(rule.document_ids, count)
-    both = document_table(torch.cat([rule.conditioning_documents, rule.document_ids]), count)
+    generation = document_table(rule.document_ids, documents)
+    both = document_table(torch.cat([rule.conditioning_documents, rule.document_ids]), documents)
     row = torch.zeros(1, 1, 1, dtype=torch.long, device=rule.document_ids.device)
 
     def mask(predicate, asking: tuple[torch.Tensor, ...], asked: tuple[torch.Tensor, ...]) -> DocumentMask:
