@@ -41,26 +41,35 @@ def lora(
         list[str] | None, typer.Argument(help="Changes to the recipe, such as training.warmup_steps=50.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Folder of meshes with captions, or any SOURCE of 'omni123 data prepare'.")
+        str | None,
+        typer.Option("--data", help="Folder of meshes with captions, or any SOURCE of 'omni123 data prepare'."),
     ] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="Bundled name, folder or Hub id of the checkpoint; omni123-mini.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the adapter; a stopped run goes on there.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Recipe; see recipes/lora.yaml. Options win over it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the adapter; a stopped run goes on there.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Recipe; see recipes/lora.yaml. Options win over it.")
+    ] = None,
     preflight_only: Annotated[
         bool, typer.Option("--preflight-only", help="Prepare and check the data, print the report, train nothing.")
     ] = False,
     rank: Annotated[int | None, typer.Option("--rank", min=1, help="Rank of the adapters; 16.")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="Strength; twice the rank.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Training steps.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Peak of the cosine schedule.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Peak of the cosine schedule.")
+    ] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Samples a step.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of splits, samples and weights.")] = None,
     train_heads: Annotated[
         bool | None, typer.Option("--train-heads/--no-train-heads", help="Train the code heads too; larger adapters.")
     ] = None,
-    heldout_share: Annotated[float | None, typer.Option("--heldout-share", help="Share of meshes only measured; 0.2.")] = None,
+    heldout_share: Annotated[
+        float | None, typer.Option("--heldout-share", help="Share of meshes only measured; 0.2.")
+    ] = None,
     regularization_data: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +82,9 @@ def lora(
         float | None, typer.Option("--regularization-share", help="Share of batches that rehearse it.")
     ] = None,
     licence: Annotated[str | None, typer.Option("--licence", help="SPDX licence of meshes that state none.")] = None,
-    attribution: Annotated[str | None, typer.Option("--attribution", help="Credit line of meshes that state none.")] = None,
+    attribution: Annotated[
+        str | None, typer.Option("--attribution", help="Credit line of meshes that state none.")
+    ] = None,
     allow_unknown_licence: Annotated[
         bool | None, typer.Option("--allow-unknown-licence", help="Train on meshes whose licence is not stated.")
     ] = None,
@@ -85,7 +96,7 @@ def lora(
     resolution: Annotated[int, typer.Option("--resolution", help="Grid of the measured surfaces.")] = 64,
 ) -> None:
     """Train a LoRA adapter for a domain of your own: check, tokenise, train, measure before and after, write a card."""
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "data": {
             "meshes": data,
             "heldout_share": heldout_share,
@@ -131,7 +142,9 @@ def lora_recipe(
         for text in overrides or []:
             keys, value = parse_override(text)
             if len(keys) != 2 or keys[0] not in given:
-                raise Omni123Error(f"override {text!r}: without --config name a section and a key, one of {', '.join(given)}.")
+                raise Omni123Error(
+                    f"override {text!r}: without --config name a section and a key, one of {', '.join(given)}."
+                )
             getattr(recipe, keys[0])[keys[1]] = value
     recipe.output_dir = out or recipe.output_dir
     recipe.seed = recipe.seed if seed is None else seed
@@ -141,7 +154,9 @@ def lora_recipe(
         recipe.training.setdefault(name, value)
     unknown = set(recipe.model) - {"from_pretrained"}
     if unknown:
-        raise Omni123Error(f"the model section of stage lora takes from_pretrained, the base; it has {sorted(unknown)}.")
+        raise Omni123Error(
+            f"the model section of stage lora takes from_pretrained, the base; it has {sorted(unknown)}."
+        )
     recipe.model.setdefault("from_pretrained", "omni123-mini")
     return recipe
 

@@ -89,7 +89,9 @@ def publish(adapter: Path, out: Path, result: dict[str, Any], sheet: Image.Image
         sheet.save(staging / SHEET, format="PNG", optimize=True)
         (staging / RESULTS).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (staging / CARD).write_text(card(out.resolve().name, result), encoding="utf-8")
-        write_adapter_provenance(staging, {key: result[key] for key in ("base", "licence", "data", "training", "versions")})
+        write_adapter_provenance(
+            staging, {key: result[key] for key in ("base", "licence", "data", "training", "versions")}
+        )
         (out / CONFIG_FILE).unlink(missing_ok=True)
         (out / "images").mkdir(exist_ok=True)
         for name in FILES:
@@ -149,7 +151,11 @@ def figures(result: dict[str, Any]) -> str:
         if measured is None:
             parts.append(f"**{title}**: not measured; what the base knew may be lost.")
             continue
-        lines = [f"**{title}**, {measured['objects']} held-out objects", "", "| figure | base | with adapter | change |"]
+        lines = [
+            f"**{title}**, {measured['objects']} held-out objects",
+            "",
+            "| figure | base | with adapter | change |",
+        ]
         lines.append("|---|---|---|---|")
         for task, losses in measured["loss"].items():
             lines.append(row(f"loss, {task}", losses["before"], losses["after"]))

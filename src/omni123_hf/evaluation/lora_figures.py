@@ -179,7 +179,9 @@ def score(
 
 def generated(pipeline: Any, wanted: Sequence[Reference], resolution: int, progress: Any = None) -> Outputs:
     """What the pipeline, with whatever adapters are active, makes of the references' prompts."""
-    return score(pipeline, generate_tokens(pipeline, [r.prompt for r in wanted]), wanted, resolution, progress=progress)
+    return score(
+        pipeline, generate_tokens(pipeline, [r.prompt for r in wanted]), wanted, resolution, progress=progress
+    )
 
 
 def round_trip(pipeline: Any, wanted: Sequence[Reference], resolution: int) -> Outputs:

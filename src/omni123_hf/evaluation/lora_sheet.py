@@ -30,7 +30,9 @@ def before_after(
         x, y = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
         draw.multiline_text((x, y), "\n".join(textwrap.wrap(wanted[number].prompt, 74)[:2]), fill=INK, spacing=2)
         picture = wanted[number].picture
-        true_view = picture_of(truth.meshes[number]) if picture is None else Image.fromarray(np.ascontiguousarray(picture))
+        true_view = (
+            picture_of(truth.meshes[number]) if picture is None else Image.fromarray(np.ascontiguousarray(picture))
+        )
         views = (true_view, picture_of(before.meshes[number]), picture_of(after.meshes[number]))
         scores = ("", f"{before.chamfer[number]:.3f}", f"{after.chamfer[number]:.3f}")
         for column, (label, view, chamfer) in enumerate(zip(LABELS, views, scores, strict=True)):

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
 from ..errors import Omni123Error
 from ..modeling.configuration_omni123 import Omni123Config
 from ..modeling.fingerprint import weights_fingerprint
-from .autoregressive import Omni123Trainer
 from .collation import TaskCollator
 from .initial_model import load_initial
 from .lora_data import BaseCheckpoint, Domain
+from .lora_trainer import NEW, OLD, DomainCollator, DomainSampler, LoraTrainer, trained_state
 from .mixture import Subset, TaskTable, build_mixture, normalized
 from .recipe import Recipe, stage_options
 from .record_pools import check_pools
@@ -31,7 +31,6 @@ from .text_conditioned import TextConditionedOmni123
 # names hold for both streams. Never "all-linear", which would take a head.
 TARGETS = ("qk_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 HEADS = ("shape_head", "image_head")
-NEW, OLD = "new", "old"
 TASKS = {"text-to-3d": 0.4, "text-to-image-to-3d": 0.3, "image-to-3d": 0.15, "text-to-image": 0.15}
 OPTIONS: dict[str, Any] = {
     "rank": 16,
@@ -41,8 +40,9 @@ OPTIONS: dict[str, Any] = {
     "train_heads": False,
     "tasks": None,
     "regularization_share": 0.25,
+    "distillation": 1.0,
     "caption_levels": {"short": 0.35, "medium": 0.5, "long": 0.15},
-    "text_dropout": None,
+    "text_dropout": 0.0,
     "prefix_dropout": None,
     "image_view": "three_quarter",
     "loss_weighting": "token",
@@ -57,8 +57,7 @@ TRAINING: dict[str, Any] = {
     "logging_steps": 20,
     "save_steps": 100,
 }
-# Of every task on each domain, in batches of the run's size; the same ones before and after.
-MEASURED_BATCHES = 4
+MEASURED_BATCH, MOST_MEASURED = 16, 64
 
 
 @dataclass(frozen=True)
@@ -74,24 +73,6 @@ class Adapter:
     rehearsal: float
 
 
-class LoraTrainer(Omni123Trainer):
-    """Checkpoints hold what is trained, and only that."""
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, trained_state(self.model))
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """The base is missing from a checkpoint on purpose; anything of the adapter must not be."""
-        missing = set(trained_state(self.model)) & set(load_result.missing_keys)
-        if missing or load_result.unexpected_keys:
-            name = sorted(missing | set(load_result.unexpected_keys))[0]
-            raise Omni123Error(f"the newest checkpoint does not fit this run (at {name}): remove the run's folder.")
-
-
-def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-
-
 def lora_options(recipe: Recipe) -> dict[str, Any]:
     """The recipe's `options` over the defaults. Raises `Omni123Error` for what cannot be."""
     options = stage_options(recipe, OPTIONS)
@@ -104,6 +85,10 @@ def lora_options(recipe: Recipe) -> dict[str, Any]:
         raise Omni123Error(f"dropout is {options['dropout']}: it must lie in [0, 1).")
     if not 0 <= options["regularization_share"] < 1:
         raise Omni123Error(f"regularization_share is {options['regularization_share']}: it must lie in [0, 1).")
+    if not options["distillation"] >= 0:
+        raise Omni123Error(
+            f"distillation is {options['distillation']}: it cannot be negative; 0 rehearses codes instead."
+        )
     unknown = sorted(set(options["targets"]) - set(TARGETS))
     if unknown or not options["targets"]:
         raise Omni123Error(f"targets {options['targets']}: name some of {', '.join(TARGETS)}.")
@@ -115,7 +100,9 @@ def build_adapter(model: TextConditionedOmni123, options: dict[str, Any], base: 
     try:
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError as error:
-        raise Omni123Error("training an adapter needs peft; install it with: pip install 'omni123-hf[train]'") from error
+        raise Omni123Error(
+            "training an adapter needs peft; install it with: pip install 'omni123-hf[train]'"
+        ) from error
     model.requires_grad_(False)
     heads = [name for name in HEADS if getattr(model.transformer, name) is not None]
     config = LoraConfig(
@@ -156,7 +143,7 @@ def train(recipe: Recipe, base: BaseCheckpoint, domain: Domain, old: Domain | No
     mixture = {NEW: {"pool": NEW, "tasks": tasks, "probability": 1 - share}}
     if old is not None:
         mixture[OLD] = {"pool": OLD, "tasks": tasks, "probability": share}
-    table = TaskTable(text_dropout=options["text_dropout"], prefix_dropout=options["prefix_dropout"])
+    table = TaskTable(prefix_dropout=options["prefix_dropout"])
     subsets = build_mixture({"mixture": mixture}, pools, table)
     arguments = training_arguments(recipe)
     batch = arguments.per_device_train_batch_size
@@ -168,7 +155,11 @@ def train(recipe: Recipe, base: BaseCheckpoint, domain: Domain, old: Domain | No
         "seed": recipe.seed,
         "image_view": options["image_view"],
     }
-    sampler = TaskSampler(subsets=[subset for subset in subsets if subset.probability], **common)
+    sampler = DomainSampler(
+        subsets=[subset for subset in subsets if subset.probability],
+        new_text_dropout=options["text_dropout"],
+        **common,
+    )
     collator = TaskCollator(config, tokenizer, tokenizer_2)
     measured = measured_batches({NEW: domain, **({OLD: old} if old is not None else {})}, subsets, common, collator)
     begin(recipe, base, {name: pool.content_hash for name, pool in pools.items()})
@@ -177,9 +168,10 @@ def train(recipe: Recipe, base: BaseCheckpoint, domain: Domain, old: Domain | No
         args=arguments,
         train_dataset=CounterDataset(sampler, samples_in_run(arguments), recipe.seed),
         eval_dataset=CounterDataset(sampler, 1, recipe.seed),
-        data_collator=collator,
+        data_collator=DomainCollator(collator),
         validation_batches=measured,
         loss_weighting=options["loss_weighting"],
+        distillation=options["distillation"],
     )
     adapted: Any = model.transformer
 
@@ -198,14 +190,31 @@ def train(recipe: Recipe, base: BaseCheckpoint, domain: Domain, old: Domain | No
 def measured_batches(
     domains: dict[str, Domain], subsets: list[Subset], common: dict[str, Any], collator: TaskCollator
 ) -> list[dict[str, Any]]:
-    """Fixed batches of every task on the measured split of each domain; their `task_name` is `domain/task`."""
+    """The measured records of each domain for every task, without dropout; `task_name` of a batch is `domain/task`.
+
+    They do not depend on the run's batch size. Batches weigh alike in a mean, so they are of one size.
+    """
     batches = []
     for subset in subsets:
-        sampler = TaskSampler(subsets=[subset], split=domains[subset.name].measured, dropout=False, **common)
+        domain = domains[subset.name]
+        sampler = TaskSampler(subsets=[subset], split=domain.measured, dropout=False, **common)
+        rows = domain.pool.indices(domain.measured)
+        size = min(MEASURED_BATCH, len(rows))
+        count = min(len(rows), MOST_MEASURED) // size * size
+        rows = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
         for task in subset.tasks:
-            for number in range(MEASURED_BATCHES):
-                batch = collator(sampler.validation_samples(task, common["samples_per_group"], number))
-                batches.append({**batch, "task_name": f"{subset.name}/{task}"})
+            for start in range(0, count, size):
+                samples = [
+                    sampler.sample(
+                        domain.pool,
+                        sampler.tasks[task],
+                        "medium",
+                        int(row),
+                        np.random.default_rng((common["seed"], row)),
+                    )
+                    for row in rows[start : start + size]
+                ]
+                batches.append({**collator(samples), "task_name": f"{subset.name}/{task}"})
     return batches
 
 

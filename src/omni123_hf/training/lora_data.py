@@ -102,7 +102,9 @@ def data_options(recipe: Recipe) -> dict[str, Any]:
         raise Omni123Error(f"the data section of stage lora has no {unknown[0]!r}: it knows {', '.join(DATA)}.")
     options = {**DATA, **recipe.data}
     if not options["meshes"]:
-        raise Omni123Error("there is no data: give --data, a folder of meshes with captions (or data.meshes in the recipe).")
+        raise Omni123Error(
+            "there is no data: give --data, a folder of meshes with captions (or data.meshes in the recipe)."
+        )
     if not 0 < options["heldout_share"] < 1:
         raise Omni123Error(f"heldout_share is {options['heldout_share']}: it must lie between 0 and 1.")
     if options["up"] not in ("y", "z"):
@@ -236,7 +238,9 @@ def measured_split(pool: TrainingPool) -> str:
     for split in ("validation", "heldout"):
         if split in pool.splits:
             return split
-    raise Omni123Error("the regularization data has no validation and no heldout records: nothing could be measured on it.")
+    raise Omni123Error(
+        "the regularization data has no validation and no heldout records: nothing could be measured on it."
+    )
 
 
 def old_objects() -> list[ParametricSpec]:

@@ -61,7 +61,12 @@ def preflight(
             "rejected_by_reason": outcome.get("rejected_by_reason", {}),
         },
         "split": {name: len(store.indices(name)) for name in ("train", "heldout")},
-        "captions": {"given": len(store) - named, "from_names": named, "texts": len(texts), "distinct": len(set(texts))},
+        "captions": {
+            "given": len(store) - named,
+            "from_names": named,
+            "texts": len(texts),
+            "distinct": len(set(texts)),
+        },
         "licences": dict(Counter(record.licence for record in store.records).most_common()),
         "look_alikes": [[store.records[row].id for row in group] for group in groups if len(group) > 1],
         "tokenizer_volume_iou": {
@@ -98,13 +103,17 @@ def warnings(report: dict[str, Any]) -> list[str]:
     if split["train"] < FEW_MESHES:
         found.append(f"only {split['train']} meshes to train on: {FEW_MESHES} or more generalise better.")
     if report["meshes"]["rejected"]:
-        found.append(f"{report['meshes']['rejected']} meshes were rejected: rejected.jsonl in the prepared data says why.")
+        found.append(
+            f"{report['meshes']['rejected']} meshes were rejected: rejected.jsonl in the prepared data says why."
+        )
     if captions["from_names"]:
         found.append(f"{captions['from_names']} meshes have no caption and are named by their file or title.")
     if captions["distinct"] < captions["texts"] / 2:
         found.append("more than half of the captions are repeated: text cannot tell those objects apart.")
     if report["look_alikes"]:
-        found.append(f"{len(report['look_alikes'])} groups of meshes look alike from all sides: each stays in one split.")
+        found.append(
+            f"{len(report['look_alikes'])} groups of meshes look alike from all sides: each stays in one split."
+        )
     if iou < GOOD_IOU:
         found.append(
             f"the base's shape tokenizer keeps a median volume IoU of {iou:.2f} of these shapes: an adapter of the backbone "
