@@ -178,3 +178,25 @@ def test_usage_errors_exit_with_2(capsys):
     assert call("generate", PROMPT, "--out", "x", "--resolution", "many") == 2
     assert call("--version") == 0
     assert "omni123-hf" in capsys.readouterr().out
+
+
+def test_an_adapter_is_used_and_recorded(tiny_pipeline, tiny_pipeline_folder, tmp_path, solid, capsys):
+    sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
+    from test_lora import write_adapter
+
+    from omni123_hf.pipelines import Omni123JointPipeline
+
+    own = Omni123JointPipeline.from_pretrained(tiny_pipeline_folder)
+    adapter = write_adapter(tmp_path / "adapter", own, {"name": "tiny", "revision": own.revision})
+    records = {}
+    for name, options in {"base": [], "adapter": ["--lora", adapter, "--lora-scale", "0.5"]}.items():
+        assert generate(tiny_pipeline_folder, tmp_path / name, "--quiet", *options) == 0
+        records[name] = json.loads((tmp_path / name / "result.json").read_text())["model"]
+    assert records["base"]["adapters"] == []
+    assert records["adapter"]["adapters"][0]["scale"] == 0.5
+    assert len(records["adapter"]["adapters"][0]["revision"]) == 12
+    capsys.readouterr()
+    assert generate(tiny_pipeline_folder, tmp_path / "x", "--lora-scale", "0.5") == 2
+    assert "--lora-scale needs --lora" in capsys.readouterr().err
+    assert generate(tiny_pipeline_folder, tmp_path / "x", "--lora", "nowhere", "--quiet") == 2
+    assert "neither a folder nor a Hub id" in capsys.readouterr().err and not (tmp_path / "x").exists()

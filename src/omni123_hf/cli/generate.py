@@ -33,6 +33,8 @@ def generate(
         ),
     ],
     model: Annotated[str, typer.Option(help="Bundled name, folder, or Hub id of the checkpoint.")] = "omni123-mini",
+    lora: Annotated[str | None, typer.Option(help="Folder or Hub id of an adapter for that checkpoint.")] = None,
+    lora_scale: Annotated[float, typer.Option(help="Strength of the adapter: 0 is the checkpoint alone.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling (no effect at temperature 0).")] = 0,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of the prompt; 1 is unguided; the checkpoint's own when left out.")
@@ -53,6 +55,8 @@ def generate(
 ) -> None:
     """Generate a watertight mesh, and an image where the checkpoint makes one, from a text."""
     started = time.perf_counter()
+    if lora is None and lora_scale != 1.0:
+        raise Omni123Error("--lora-scale needs --lora, the adapter that it weighs")
     with staging_folder(out) as staging:
         settings: dict[str, Any] = {
             "guidance_scale": guidance_scale,
@@ -63,6 +67,8 @@ def generate(
             "resolution": resolution,
         }
         pipeline: Any = load_pipeline(model, device)
+        if lora is not None:
+            pipeline.load_lora_weights(lora, scale=lora_scale)
         # The result file says what was used, not that nothing was asked for.
         settings["guidance_scale"], settings["guidance_schedule"] = pipeline.guidance(
             guidance_scale, guidance_schedule
@@ -78,7 +84,7 @@ def generate(
             "prompt": prompt,
             "seed": seed,
             "task": pipeline.task,
-            "model": {"name": model, "revision": pipeline.revision},
+            "model": {"name": model, "revision": pipeline.revision, "adapters": pipeline.describe_adapters()},
             "settings": {**settings, "device": device},
             "tokens": count_tokens(pipeline, prompt, output),
             "seconds": {"load": loaded, **output.timings},

@@ -14,7 +14,7 @@ from omni123_hf.cli.evaluate import evaluate_app
 from omni123_hf.cli.generate import generate
 from omni123_hf.cli.info import info
 from omni123_hf.cli.tasks import register as register_task_commands
-from omni123_hf.cli.train import train
+from omni123_hf.cli.train_lora import train_app
 from omni123_hf.cli.verify_conversion import verify_conversion
 from omni123_hf.errors import Omni123Error
 
@@ -51,7 +51,7 @@ def build_app() -> typer.Typer:
     app.command()(info)
     app.add_typer(data_app, name="data")
     app.add_typer(evaluate_app, name="evaluate")
-    app.command()(train)
+    app.add_typer(train_app, name="train", help="Train a stage, or a LoRA adapter (train lora).")
     app.command()(assemble)
     app.add_typer(convert_app, name="convert")
     app.command("verify-conversion")(verify_conversion)

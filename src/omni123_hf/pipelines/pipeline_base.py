@@ -34,6 +34,7 @@ from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import Task, generation_plan
 from omni123_hf.pipelines.image_input import encode_pictures
+from omni123_hf.pipelines.lora import LoraLoaderMixin
 from omni123_hf.pipelines.registry import (
     INDEX_FILE,
     check_checkpoint,
@@ -69,7 +70,7 @@ class TextConditioning:
     text_attention_mask_2: torch.Tensor | None = None
 
 
-class Omni123PipelineBase(DiffusionPipeline):
+class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
     """A pipeline's `__init__` names the components of its task; those in `_optional_components` may be None.
 
     `task` is the row of `modeling.tasks` that it generates.
