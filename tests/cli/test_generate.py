@@ -182,7 +182,7 @@ def test_usage_errors_exit_with_2(capsys):
 
 def test_an_adapter_is_used_and_recorded(tiny_pipeline, tiny_pipeline_folder, tmp_path, solid, capsys):
     sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
-    from test_lora import write_adapter
+    from test_pipeline_lora import write_adapter
 
     from omni123_hf.pipelines import Omni123JointPipeline
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_PROMPT, build_tiny_pipeline
 from lora_hub import ModelHub
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_pipeline import TINY_PROMPT, build_tiny_pipeline
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling.fingerprint import weights_fingerprint
