@@ -9,7 +9,6 @@ logits, their copies and all gradients, but not the head itself. The head is the
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -21,6 +20,12 @@ import torch
 from torch import nn
 
 from omni123_hf.modeling.loss_omni123 import summed_cross_entropy
+
+
+def peak_of_process() -> int:
+    """Bytes that this process held at most. Not `ru_maxrss`, which begins at what the process held that started this one."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def measure(chunk: int, tokens: int, codes: int, width: int, device: str) -> dict[str, float]:
@@ -35,7 +40,7 @@ def measure(chunk: int, tokens: int, codes: int, width: int, device: str) -> dic
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        before = peak_of_process()
     start = time.perf_counter()
     loss = summed_cross_entropy(head, hidden, labels, chunk) / tokens
     loss.backward()
@@ -43,7 +48,7 @@ def measure(chunk: int, tokens: int, codes: int, width: int, device: str) -> dic
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_of_process()
     return {
         "chunk": chunk,
         "peak_mb": (peak - before) / 2**20,
