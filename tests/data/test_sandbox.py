@@ -177,7 +177,7 @@ def test_interrupt_leaves_no_process(tmp_path):
     assert parent.stdout.readline() == "working\n"
     children = psutil.Process(parent.pid).children(recursive=True)
     os.killpg(parent.pid, signal.SIGINT)
-    output, _ = parent.communicate(timeout=20)
+    output, _ = parent.communicate(timeout=90)
     assert "stopped" in output
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
