@@ -51,7 +51,7 @@ def lora(
         Path | None, typer.Option("--out", help="Folder of the adapter; a stopped run goes on there.")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Recipe; see recipes/lora.yaml. Options win over it.")
+        Path | None, typer.Option("--config", help="Recipe of stage lora; see docs/lora.md. Options win over it.")
     ] = None,
     preflight_only: Annotated[
         bool, typer.Option("--preflight-only", help="Prepare and check the data, print the report, train nothing.")
