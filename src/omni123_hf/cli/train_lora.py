@@ -62,7 +62,9 @@ def lora(
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Peak of the cosine schedule.")
     ] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Samples a step.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Samples of a micro-batch; a step has four.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of splits, samples and weights.")] = None,
     train_heads: Annotated[
         bool | None, typer.Option("--train-heads/--no-train-heads", help="Train the code heads too; larger adapters.")

@@ -223,7 +223,7 @@ def training_section(result: dict[str, Any]) -> str:
         [
             f"- {training['steps']} steps of {training['batch']} samples, learning rate {training['learning_rate']:g}, seed "
             f"{training['seed']}, {training['seconds']:.0f} seconds on {training['device']}; {training['rehearsal']:.0%} of the batches "
-            "rehearse the old domain.",
+            f"rehearse the old domain, held to the base's own predictions with weight {training['options']['distillation']:g}.",
             f"- rank {training['rank']}, alpha {training['alpha']:g}, on {', '.join(training['options']['targets'])} of both streams"
             f"{'; heads are trained too' if training['options']['train_heads'] else ''}. Text encoders are frozen.",
             f"- tasks: {tasks}.",

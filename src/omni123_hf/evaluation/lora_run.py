@@ -106,7 +106,8 @@ def training_facts(
 ) -> dict[str, Any]:
     return {
         "steps": recipe.training["max_steps"],
-        "batch": recipe.training["per_device_train_batch_size"],
+        "batch": recipe.training["per_device_train_batch_size"]
+        * recipe.training.get("gradient_accumulation_steps", 1),
         "learning_rate": recipe.training["learning_rate"],
         "seed": recipe.seed,
         "rank": options["rank"],

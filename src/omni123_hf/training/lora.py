@@ -39,8 +39,8 @@ OPTIONS: dict[str, Any] = {
     "targets": list(TARGETS),
     "train_heads": False,
     "tasks": None,
-    "regularization_share": 0.25,
-    "distillation": 1.0,
+    "regularization_share": 0.5,
+    "distillation": 5.0,
     "caption_levels": {"short": 0.35, "medium": 0.5, "long": 0.15},
     "text_dropout": 0.0,
     "prefix_dropout": None,
@@ -48,10 +48,12 @@ OPTIONS: dict[str, Any] = {
     "loss_weighting": "token",
 }
 TRAINING: dict[str, Any] = {
-    "max_steps": 400,
-    "per_device_train_batch_size": 16,
+    # Several micro-batches a step, so that most steps see both domains.
+    "max_steps": 200,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 4,
     "learning_rate": 1e-3,
-    "warmup_steps": 20,
+    "warmup_steps": 10,
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "logging_steps": 20,
