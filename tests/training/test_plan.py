@@ -19,6 +19,8 @@ from omni123_hf.training.runner import training_arguments
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+# `train lora` prepares data, trains and measures in one command and has no plan.
+PLANNED = sorted(path for path in RECIPES.glob("*.yaml") if path.stem != "lora")
 # Table 6 and §5: peak rate, warm-up, steps, batch, devices; tokens seen in 10^12 (none for editing); 512² images have 1,024 tokens.
 TABLE_6 = {
     "pretrain_stage1": (5e-4, 5_000, 400_000, 2_048, 256, 0.76),
@@ -33,7 +35,7 @@ CLIP_L, QWEN3 = 123_060_480, 596_049_920
 
 @pytest.fixture(scope="module")
 def recipes() -> dict[str, Recipe]:
-    return {path.stem: load_recipe(path) for path in sorted(RECIPES.glob("*.yaml"))}
+    return {path.stem: load_recipe(path) for path in PLANNED}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def plans(recipes, beside, tmp_path_factory) -> dict[str, Plan]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("name", [path.stem for path in PLANNED])
 def test_every_recipe_of_the_repository_can_be_planned(recipes, plans, name):
     plan = plans[name]
     assert plan.findings.refused == []
