@@ -130,7 +130,7 @@ def test_only_the_preflight_trains_nothing(stores, tiny_pipeline_folder, tmp_pat
         (["--out", "OUT"], "there is no data"),
         (["--out", "OUT", "--data", "STORE", "--base", "omni123-giga"], "unknown checkpoint"),
         (["--out", "OUT", "--data", "STORE", "--heldout-share", "1.5"], "heldout_share"),
-        (["--out", "OUT", "--data", "STORE", "options.ranks=3"], "has no options"),
+        (["--out", "OUT", "--data", "STORE", "options.ranks=3"], "has no option"),
         (["--out", "OUT", "--data", "STORE", "data.meshes.x=3"], "name a section and a key"),
         (["--out", "OUT", "--config", "nothing.yaml"], "does not exist"),
     ],
