@@ -19,7 +19,7 @@ from omni123_hf.evaluation.figures_generation import BATCH, chamfer_matrix, deco
 from omni123_hf.evaluation.shape_metrics import chamfer_l1, occupancy_iou, uniform_points
 from omni123_hf.geometry.normalization import FIELD_BOUND
 from omni123_hf.geometry.sampling import sample_surface
-from omni123_hf.modeling.tasks import generation_plan, get_task
+from omni123_hf.modeling.tasks import get_task
 from omni123_hf.training.lora_data import Domain
 
 
@@ -128,22 +128,13 @@ def occupancy(shape_tokenizer: Any, tokens: torch.Tensor, queries: np.ndarray) -
 @torch.no_grad()
 def generate_tokens(pipeline: Any, prompts: Sequence[str]) -> torch.Tensor:
     """Shape tokens (N, Ls), greedy, with the checkpoint's own guidance."""
-    plan = generation_plan(get_task(TASK), pipeline.transformer.config)
-    scale, schedule = pipeline.guidance(None, None)
-    learned_null = pipeline.transformer.config.null_condition == "learned"
+    sampling = pipeline.prepare_sampling()
+    null = pipeline.null_conditioning(is_guided=sampling.guidance_scale != 1)
     parts = []
     for start in range(0, len(prompts), BATCH):
-        text = pipeline.encode_prompt(list(prompts[start : start + BATCH]))
-        null = None if learned_null or scale == 1 else pipeline.encode_prompt([""]).text_embeds
-        codes = pipeline.transformer.generate_plan(
-            plan,
-            text_embeds=text.text_embeds,
-            text_embeds_2=text.text_embeds_2,
-            text_attention_mask_2=text.text_attention_mask_2,
-            negative_text_embeds=null,
-            guidance_scale=scale,
-            guidance_schedule=schedule,
-            temperature=0.0,
+        batch = list(prompts[start : start + BATCH])
+        codes = pipeline.generate_codes(
+            get_task(TASK), pipeline.encode_prompt(batch), sampling, rows=len(batch), negative_text_embeds=null
         )
         parts.append(codes["shape"].cpu())
     return torch.cat(parts)

@@ -46,16 +46,7 @@ def color_mesh(
     if getattr(pipeline, "image_vae", None) is None or getattr(pipeline, "image_tokenizer", None) is None:
         raise Omni123Error("colour needs the image components of the checkpoint; load it as another pipeline")
     if sampling is None:
-        sampling = pipeline.prepare_sampling(
-            guidance_scale=None,
-            guidance_schedule=None,
-            temperature=0.0,
-            top_k=None,
-            top_p=None,
-            seed=None,
-            generator=None,
-            output_type="tokens",
-        )
+        sampling = pipeline.prepare_sampling()
     rows = len(views)
     prompts = pipeline.match_prompts(prompt, rows)
     text: TextConditioning | None = None if prompts is None else pipeline.encode_prompt(prompts)

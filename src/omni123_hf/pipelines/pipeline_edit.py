@@ -8,8 +8,10 @@ import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
 from omni123_hf.geometry.edit_locality import edit_locality
+from omni123_hf.geometry.extraction import evaluate_grid
 from omni123_hf.geometry.normalization import FIELD_BOUND
 from omni123_hf.geometry.postprocess import FinishSettings
+from omni123_hf.modeling.decoding import shape_field
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import get_task
@@ -164,8 +166,5 @@ class Omni123EditPipeline(Omni123PipelineBase):
 
     def occupancy_grid(self, tokens: torch.Tensor, resolution: int = LOCALITY_RESOLUTION) -> np.ndarray:
         """(R, R, R) bool, x first: what the tokens (Ls,) decode to at the points of a regular grid over ±1.05."""
-        axis = torch.linspace(-FIELD_BOUND, FIELD_BOUND, resolution, device=tokens.device)
-        points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(1, -1, 3)
-        memory = self.shape_tokenizer.project_latents(self.shape_tokenizer.decode_latents(tokens[None]))
-        inside = [self.shape_tokenizer.query(memory, part)[0] > 0 for part in points.split(QUERY_CHUNK, dim=1)]
-        return torch.cat(inside).reshape(resolution, resolution, resolution).cpu().numpy()
+        field = shape_field(tokens, self.shape_tokenizer)
+        return evaluate_grid(field, resolution, FIELD_BOUND, chunk=QUERY_CHUNK) > 0

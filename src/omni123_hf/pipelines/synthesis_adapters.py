@@ -11,7 +11,7 @@ from PIL import Image
 
 from omni123_hf.data.views import pixels_from_views
 from omni123_hf.errors import Omni123Error, RejectedError
-from omni123_hf.modeling.tasks import generation_plan, get_task
+from omni123_hf.modeling.tasks import get_task
 from omni123_hf.pipelines.pipeline_joint import Omni123JointPipeline
 
 
@@ -75,14 +75,5 @@ def _generate(
         text = pipeline.encode_prompt(pipeline.check_prompts(prompts))
     except Omni123Error as error:  # longer than the text encoders read, or not text
         raise RejectedError("prompt_unusable", str(error)) from error
-    scale, schedule = pipeline.guidance(None, None)
-    return pipeline.transformer.generate_plan(
-        generation_plan(get_task(task), pipeline.transformer.config, given),
-        text_embeds=text.text_embeds,
-        text_embeds_2=text.text_embeds_2,
-        text_attention_mask_2=text.text_attention_mask_2,
-        guidance_scale=scale,
-        guidance_schedule=schedule,
-        temperature=temperature,
-        generator=torch.Generator(pipeline.device).manual_seed(seed),
-    )
+    sampling = pipeline.prepare_sampling(temperature=temperature, seed=seed)
+    return pipeline.generate_codes(get_task(task), text, sampling, given, rows=len(prompts))

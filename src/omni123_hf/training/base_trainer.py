@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
@@ -26,10 +25,7 @@ from .stopping import StepGuard
 
 
 class RunTrainer(Trainer):
-    """What every stage of a recipe trains with (`runner.run`).
-
-    A stage with state beside the model overrides `extra_state` and `load_extra_state`.
-    """
+    """What every stage of a recipe trains with (`runner.run`)."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -46,15 +42,6 @@ class RunTrainer(Trainer):
         self.start = RunStart(self)
         self.add_callback(self.start)
         self.add_callback(self.guard)
-
-    def extra_state(self) -> dict[str, torch.Tensor]:
-        """What a resumed run needs of this rank beyond model, optimiser, schedule and random states."""
-        return {}
-
-    def load_extra_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes what `extra_state` gave; called before the first step."""
-        if state:
-            raise Omni123Error(f"the checkpoint holds state that this stage does not know: {', '.join(state)}.")
 
     # ---- Steps ----
 
@@ -158,7 +145,7 @@ class RunTrainer(Trainer):
             part.load_state_dict(torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True))
 
     def save_progress(self, folder: Path) -> None:
-        """This rank's sums since the last line of the log, and its `extra_state`."""
+        """This rank's sums since the last line of the log."""
         progress = {
             "log_bytes": self.log_bytes(),
             "loss": float(self._tr_loss),
@@ -167,9 +154,6 @@ class RunTrainer(Trainer):
             "parts": {name: [float(value) for value in values] for name, values in self.parts.items()},
         }
         progress_file(folder, self.processes.rank).write_text(json.dumps(progress, indent=1) + "\n")
-        state = self.extra_state()
-        if state:
-            save_file(state, extra_state_file(folder, self.processes.rank))
 
     def load_progress(self, folder: Path) -> None:
         """Restores what `save_progress` wrote. With another number of processes the sums are shared out anew."""
@@ -188,16 +172,10 @@ class RunTrainer(Trainer):
             for entry in saved:
                 for name, values in entry["parts"].items():
                     self.parts.setdefault(name, []).extend(values)
-        path = extra_state_file(folder, self.processes.rank)
-        self.load_extra_state(load_file(path) if path.exists() else {})
 
 
 def progress_file(folder: Path, rank: int) -> Path:
     return folder / f"progress_{rank}.json"
-
-
-def extra_state_file(folder: Path, rank: int) -> Path:
-    return folder / f"extra_state_{rank}.safetensors"
 
 
 class RunStart(TrainerCallback):

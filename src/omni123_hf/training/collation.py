@@ -12,6 +12,7 @@ from ..modeling.configuration_omni123 import Omni123Config
 from ..modeling.packing_omni123 import pack_sequences
 from ..modeling.tasks import Sequence, build_sequence
 from .task_samples import TaskSample
+from .text_conditioned import TextConditionedOmni123
 
 
 class TaskCollator:
@@ -80,12 +81,30 @@ class TaskCollator:
         }
 
     def text(self, samples: Items[TaskSample]) -> dict[str, torch.Tensor]:
-        texts = ["" if self.empty_prompt and sample.null_text else sample.text for sample in samples]
+        inputs = self.tokenize(["" if self.empty_prompt and sample.null_text else sample.text for sample in samples])
+        if not self.empty_prompt:
+            inputs["null_text"] = torch.tensor([sample.null_text for sample in samples])
+        return inputs
+
+    def tokenize(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Texts as `TextConditionedOmni123.encode_text` takes them."""
         first = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
         inputs = {"text_ids": first["input_ids"]}
         if self.tokenizer_2 is not None:
             second = self.tokenizer_2(texts, padding="longest", truncation=True, return_tensors="pt")
             inputs |= {"text_ids_2": second["input_ids"], "text_attention_mask_2": second["attention_mask"]}
-        if not self.empty_prompt:
-            inputs["null_text"] = torch.tensor([sample.null_text for sample in samples])
         return inputs
+
+
+def generation_conditions(
+    model: TextConditionedOmni123, collator: TaskCollator, texts: list[str], guidance_scale: float
+) -> dict[str, Any]:
+    """Text inputs of `generate_plan`; a guided model that reads the empty prompt for no text gets that too."""
+    count, empty = len(texts), collator.empty_prompt and guidance_scale != 1
+    # In one batch, for both must be padded alike.
+    inputs = collator.tokenize([*texts, ""] if empty else texts)
+    text = model.encode_text(**{name: value.to(model.transformer.device) for name, value in inputs.items()})
+    if not empty:
+        return text
+    negative = {f"negative_{name}": value[count:] for name, value in text.items()}
+    return {**{name: value[:count] for name, value in text.items()}, **negative}

@@ -12,7 +12,7 @@ options:
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from ..geometry.export import write_atomic
 from ..geometry.extraction import evaluate_grid, mesh_from_grid
 from ..geometry.normalization import FIELD_BOUND
 from ..geometry.sampling import sample_surface
+from ..modeling.decoding import shape_field
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.tasks import generation_plan
-from .collation import TaskCollator
+from .collation import TaskCollator, generation_conditions
 from .task_samples import TaskSample, TaskSampler
 from .text_conditioned import TextConditionedOmni123
 
@@ -164,17 +165,8 @@ class EditReport:
     @torch.no_grad()
     def generate(self, model: TextConditionedOmni123, samples: Sequence[TaskSample]) -> np.ndarray:
         """Target codes `(B, L)` for the samples' texts and sources."""
-        config, rows = model.transformer.config, list(samples)
-        guided = self.values["guidance_scale"] != 1
-        if guided and config.null_condition == "empty_prompt":
-            # A model without a learned null embedding reads the empty prompt in the unconditional rows.
-            rows.append(replace(rows[0], null_text=True))
-        inputs = self.collator.text(rows)
-        inputs.pop("null_text", None)
-        text = model.encode_text(**{name: value.to(model.transformer.device) for name, value in inputs.items()})
-        conditions: dict[str, Any] = {name: value[: len(samples)] for name, value in text.items()}
-        if len(rows) > len(samples):
-            conditions |= {f"negative_{name}": value[-1:] for name, value in text.items()}
+        config, scale = model.transformer.config, self.values["guidance_scale"]
+        conditions = generation_conditions(model, self.collator, [sample.text for sample in samples], scale)
         plan = generation_plan(
             samples[0].task, config, {"source_shape": np.stack([sample.parts["source_shape"] for sample in samples])}
         )
@@ -184,7 +176,7 @@ class EditReport:
         codes = model.transformer.generate_plan(
             plan,
             **conditions,
-            guidance_scale=self.values["guidance_scale"],
+            guidance_scale=scale,
             temperature=0.0,
         )
         model.transformer.set_attn_implementation(attention)
@@ -216,14 +208,8 @@ class EditReport:
         device = model.transformer.device
         if self.shape_tokenizer is None:
             self.shape_tokenizer = Omni123ShapeTokenizer.from_pretrained(self.tokenizer_folder).eval().to(device)
-        tokenizer = self.shape_tokenizer
-        with torch.no_grad():
-            memory = tokenizer.project_latents(tokenizer.decode_latents(torch.from_numpy(codes)[None].to(device)))
-
-            def field(points: np.ndarray) -> np.ndarray:
-                return tokenizer.query(memory, torch.from_numpy(points).to(device)[None])[0].float().cpu().numpy()
-
-            grid = evaluate_grid(field, self.values["resolution"], FIELD_BOUND)
+        field = shape_field(torch.from_numpy(codes).to(device), self.shape_tokenizer)
+        grid = evaluate_grid(field, self.values["resolution"], FIELD_BOUND)
         try:
             # Equal shapes get equal points, so that an exact answer is at distance 0.
             surface, _ = sample_surface(

@@ -29,7 +29,7 @@ from ..modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from ..modeling.modeling_image_vae import Omni123ImageVAE
 from ..modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from ..modeling.tasks import Segment, generation_plan
-from .collation import TaskCollator
+from .collation import TaskCollator, generation_conditions
 from .sample_options import SampleOptions
 from .task_samples import TaskSample
 from .text_conditioned import TextConditionedOmni123
@@ -149,7 +149,9 @@ class SamplePictures(TrainerCallback):
         with self.autocast(device):
             codes = transformer.generate_plan(
                 generation_plan(task, transformer.config, given),
-                **self.encode([sample.text for sample in samples], device),
+                **generation_conditions(
+                    self.model, self.collator, [sample.text for sample in samples], self.options.guidance_scale
+                ),
                 guidance_scale=self.options.guidance_scale,
                 temperature=self.options.temperature,
                 generator=generator,
@@ -175,24 +177,6 @@ class SamplePictures(TrainerCallback):
         if not (arguments.bf16 or arguments.fp16):
             return nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16 if arguments.bf16 else torch.float16)
-
-    def encode(self, texts: list[str], device: torch.device) -> dict[str, Any]:
-        """Text inputs of `generate_plan`; a model that reads the empty prompt for no text gets that too."""
-        count, empty = len(texts), self.collator.empty_prompt and self.options.guidance_scale != 1.0
-        # In one batch, for both must be padded alike.
-        texts = [*texts, ""] if empty else texts
-        first = self.collator.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(device)
-        inputs = {"text_embeds": self.model.text_encoder(input_ids=first["input_ids"]).last_hidden_state}
-        if self.model.text_encoder_2 is not None and self.collator.tokenizer_2 is not None:
-            second = self.collator.tokenizer_2(texts, padding="longest", truncation=True, return_tensors="pt")
-            second = second.to(device)
-            mask = second["attention_mask"]
-            output = self.model.text_encoder_2(input_ids=second["input_ids"], attention_mask=mask, use_cache=False)
-            inputs |= {"text_embeds_2": output.last_hidden_state, "text_attention_mask_2": mask}
-        if not empty:
-            return inputs
-        negative = {f"negative_{name}": value[count:] for name, value in inputs.items()}
-        return {**{name: value[:count] for name, value in inputs.items()}, **negative}
 
     def picture(self, kind: str, codes: torch.Tensor, label: str) -> Cell:
         """One image, or a shape from the three-quarter view; a shape without a surface shows the reason."""
