@@ -160,11 +160,20 @@ def test_empty_prompt_guidance():
 
 
 def test_callback_counts_codes_of_both_modalities(model):
-    calls = []
+    calls, shapes = [], []
+
+    def callback(progress):
+        calls.append((progress.done, progress.total, progress.modality, progress.segment, len(progress.codes)))
+        if progress.segment == "shape":
+            shapes.append(torch.cat(list(progress.codes), dim=1))
+
     plan = make_plan("text-to-image-to-3d", model.config)
-    model.generate_plan(plan, **make_text(), guidance_scale=1.0, callback=lambda *call: calls.append(call))
+    codes = model.generate_plan(plan, **make_text(), guidance_scale=1.0, callback=callback)
     total = LI + LS
-    assert calls == [(i + 1, total, "image" if i < LI else "shape") for i in range(total)]
+    image = [(i + 1, total, "image", "image", i + 1) for i in range(LI)]
+    assert calls == image + [(LI + i + 1, total, "shape", "shape", i + 1) for i in range(LS)]
+    assert torch.equal(shapes[-1], codes["shape"])
+    assert torch.equal(shapes[2], codes["shape"][:, :3])
 
 
 def test_top_p_keeps_the_code_that_crosses_p():

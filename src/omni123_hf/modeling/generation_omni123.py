@@ -7,6 +7,7 @@ can express; hence a loop of our own. Guidance follows `unconditional + w (condi
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,7 +25,23 @@ GUIDANCE_DROPS = ("text", "text_and_prefix")
 CACHES = ("dynamic", "static")
 # Each batch size, prompt length, plan length and modality is a graph of its own; torch's default of 8 would end a session.
 COMPILED_GRAPHS = 64
-ProgressCallback = Callable[[int, int, str], Any]
+
+
+@dataclass(frozen=True)
+class GenerationProgress:
+    """What a callback learns after each code: `done` of `total` sampled codes, and the segment that is being written.
+
+    `codes`: that segment's local codes so far, a list of (B, 1) tensors that still grows; read it without keeping it.
+    """
+
+    done: int
+    total: int
+    modality: str
+    segment: str
+    codes: Sequence[torch.Tensor]
+
+
+ProgressCallback = Callable[[GenerationProgress], Any]
 
 
 def guidance_weight(scale: float, schedule: str, index: int, count: int) -> float:
@@ -124,7 +141,7 @@ class Omni123GenerationMixin:
         the batch into [conditional ; unconditional] rows unless `guidance_scale` is 1; its unconditional rows drop the
         text, and the prefix too when `guidance_drops` is "text_and_prefix". `negative_text_embeds` (B or 1, Lc, Dc),
         and where there is a second text encoder `negative_text_embeds_2` with its mask, are the embeddings of the empty
-        prompt that a model with `null_condition` "empty_prompt" needs for them. `callback(step, total, modality)`
+        prompt that a model with `null_condition` "empty_prompt" needs for them. `callback(GenerationProgress)`
         follows each code. `cache_implementation` "static" keeps keys and values in buffers of the final size, and
         `compile_decode` then runs each one-token step as one compiled graph (`torch.compile`, full graph).
         `use_cache=False` recomputes everything in each step, to check against. Raises `Omni123Error` for bad settings
@@ -219,7 +236,7 @@ class Omni123GenerationMixin:
                 history, pending = torch.cat([history, code + offset], dim=1), 1
                 done += 1
                 if callback is not None:
-                    callback(done, total, str(step.modality))
+                    callback(GenerationProgress(done, total, str(step.modality), step.name, codes))
             results[step.name] = torch.cat(codes, dim=1)
         return results
 

@@ -26,6 +26,7 @@ from omni123_hf.geometry.extraction import extract_surface
 from omni123_hf.geometry.health import mesh_health
 from omni123_hf.geometry.postprocess import FinishSettings, finish_mesh
 from omni123_hf.modeling.decoding import decode_pictures, shape_field
+from omni123_hf.modeling.generation_omni123 import GenerationProgress
 
 # diffusers finds a third-party component class only in a module that is imported already.
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
@@ -55,7 +56,7 @@ MIN_RESOLUTION = 16
 # Peak host memory of the dense grid, its coordinates, marching cubes and the mesh, per grid point. Measured, rounded up.
 BYTES_PER_GRID_POINT = 64
 QUERY_CHUNK = 32768
-# (pipeline, step, total, {"modality": name}) after every token.
+# (pipeline, step, total, facts) after every token; facts: modality, segment, and codes, those of the segment so far.
 StepCallback = Callable[[Any, int, int, dict[str, Any]], object]
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
@@ -303,9 +304,10 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
                 else value
             )
 
-        def report(step: int, total: int, modality: str) -> None:
+        def report(progress: GenerationProgress) -> None:
             if callback is not None:
-                callback(self, step, total, {"modality": modality})
+                facts = {"modality": progress.modality, "segment": progress.segment, "codes": progress.codes}
+                callback(self, progress.done, progress.total, facts)
 
         settings = sampling.arguments()
         conditions = {name: repeated(value) for name, value in conditions.items()}

@@ -105,7 +105,7 @@ class Omni123EditPipeline(Omni123PipelineBase):
         finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
         budget, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
-        callback_on_step_end(pipeline, step, total, {"modality": name}) runs after every token; its result is not used.
+        callback_on_step_end(pipeline, step, total, facts) runs after every token, facts of `pipeline_base.StepCallback`; its result is not used.
         callback_on_extraction(done, total) counts field evaluations.
 
         Raises `Omni123Error` for bad input. A shape without a surface is reported in `failures`, its mesh is None.

@@ -92,7 +92,7 @@ class Omni123NovelViewPipeline(Omni123PipelineBase):
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
-        callback_on_step_end(pipeline, step, total, {"modality": name}) runs after every token; its result is not used.
+        callback_on_step_end(pipeline, step, total, facts) runs after every token, facts of `pipeline_base.StepCallback`; its result is not used.
 
         Raises `Omni123Error` for bad input.
         """
