@@ -46,6 +46,27 @@ def test_a_sample_depends_on_seed_and_number_alone(pools, batching):
     assert not all(same(first[k], other[k]) for k in range(20))
 
 
+def test_the_number_of_images_is_drawn_for_each_micro_batch(pools):
+    chains = (Subset("pairs", "pairs", {"images-to-3d": 0.5, "image-to-3d": 0.5}, 1.0),)
+    table = TaskTable(num_images=(3, 1), num_extra_images=(1, 2))
+    drawn = CounterDataset(make(pools, chains, table=table), 400, 0)
+    counts = [sum(segment.kind == "view" for segment in drawn[k].task.segments) for k in range(400)]
+    assert all(len(set(counts[k : k + 4])) == 1 for k in range(0, 400, 4))
+    share = Counter(counts)
+    assert share.keys() == {0, 1, 3}
+    assert share[1] / 400 == pytest.approx(0.25, abs=0.12) and share[3] / 400 == pytest.approx(0.25, abs=0.12)
+    assert make(pools, chains, table=table).validation_samples("images-to-3d", 1, 0)[0].task == get_task(
+        "images-to-3d", 3
+    )
+
+
+@pytest.mark.parametrize("value", [0, [], [2, 2], [1, 0], 1.5, True, "two"])
+def test_numbers_of_images_that_cannot_be(value):
+    options = {"num_images": value, "num_extra_images": 1, "text_dropout": None, "prefix_dropout": None}
+    with pytest.raises(Omni123Error, match=r"options.num_images is .* give a whole number"):
+        TaskTable.from_options(options)
+
+
 def test_a_micro_batch_holds_one_task_or_each_sample_its_own(pools):
     grouped = CounterDataset(make(pools), 800, 0)
     tasks = [grouped[k].task.name for k in range(800)]

@@ -268,9 +268,7 @@ def train(recipe: Recipe, stage: AutoregressiveStage = AR_STAGES["pretrain"]) ->
     edit_options = read_edit_report(options["edit_report"], stage.name, stage.reports_edits)
     folders = tokenizer_folders(recipe.data)
     pools = open_pools(recipe.data, code_counts(folders))
-    table = TaskTable(
-        options["num_images"], options["num_extra_images"], options["text_dropout"], options["prefix_dropout"]
-    )
+    table = TaskTable.from_options(options)
     subsets = build_mixture(options, pools, table)
     torch.manual_seed(recipe.seed)
     arguments = training_arguments(recipe)

@@ -132,20 +132,53 @@ def subset_probabilities(
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The task table as a run uses it: N and M of Table 7, and dropout that a recipe may change."""
+    """The task table as a run uses it: N and M of Table 7, and dropout that a recipe may change.
 
-    num_images: int = DEFAULT_NUM_IMAGES
-    num_extra_images: int = DEFAULT_NUM_EXTRA_IMAGES
+    Several numbers of images mean that each micro-batch draws one, all alike. Called with a name, the table gives the longest
+    row, which checks and validation use; `variants` gives every one.
+    """
+
+    num_images: int | tuple[int, ...] = DEFAULT_NUM_IMAGES
+    num_extra_images: int | tuple[int, ...] = DEFAULT_NUM_EXTRA_IMAGES
     text_dropout: float | None = None
     prefix_dropout: float | None = None
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "TaskTable":
+        """Of a recipe's options. Raises `Omni123Error` for what is no number of images, and no list of them."""
+        n, m = (image_counts(options[name], name) for name in ("num_images", "num_extra_images"))
+        return cls(n, m, options["text_dropout"], options["prefix_dropout"])
+
     def __call__(self, name: str) -> Task:
-        task = get_task(name, self.num_images, self.num_extra_images)
-        if self.text_dropout is not None:
-            task = replace(task, text_dropout=self.text_dropout)
-        if self.prefix_dropout is not None and task.prefix:
-            task = replace(task, prefix_dropout=self.prefix_dropout)
-        return task
+        return self.variants(name)[-1]
+
+    def variants(self, name: str) -> list[Task]:
+        """The rows that `name` stands for, shortest first: one, or one for every choice of N and M that changes it."""
+        rows: dict[Task, None] = {}
+        for n in sorted(as_tuple(self.num_images)):
+            for m in sorted(as_tuple(self.num_extra_images)):
+                task = get_task(name, n, m)
+                if self.text_dropout is not None:
+                    task = replace(task, text_dropout=self.text_dropout)
+                if self.prefix_dropout is not None and task.prefix:
+                    task = replace(task, prefix_dropout=self.prefix_dropout)
+                rows[task] = None
+        return list(rows)
+
+
+def as_tuple(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def image_counts(value: Any, name: str) -> int | tuple[int, ...]:
+    """The option `num_images` or `num_extra_images`: a number, or a list of different ones. Raises `Omni123Error`."""
+    numbers = list(value) if isinstance(value, list | tuple) else [value]
+    fine = all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers)
+    if not numbers or not fine or len(set(numbers)) != len(numbers):
+        raise Omni123Error(
+            f"options.{name} is {value!r}: give a whole number of at least 1, or a list of different ones."
+        )
+    return tuple(numbers) if isinstance(value, list | tuple) else value
 
 
 def posed_views(pool: RecordPool) -> list[str]:

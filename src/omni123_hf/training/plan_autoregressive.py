@@ -10,6 +10,7 @@ import torch
 from ..modeling.configuration_omni123 import Omni123Config
 from ..modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from ..modeling.parameter_tables import parameter_table
+from ..modeling.tasks import Task
 from .autoregressive import (
     AR_STAGES,
     OPTIONS,
@@ -55,9 +56,9 @@ def fill(plan: Plan, recipe: Recipe, settings: PlanSettings, earlier: Mapping[st
     if pools is None:
         return
     check_tokenizers(recipe, model, folders, pools, findings)
-    table = TaskTable(
-        options["num_images"], options["num_extra_images"], options["text_dropout"], options["prefix_dropout"]
-    )
+    table = findings.attempt(TaskTable.from_options, options)
+    if table is None:
+        return
 
     def mixture() -> list[Subset]:
         check_sizes_known(options, pools)
@@ -172,7 +173,7 @@ def add_tokens(
     mean = TokenCounts()
     for subset in subsets:
         for name, share in subset.tasks.items():
-            counts = count_task(table(name), config, *planned.text_lengths)
+            counts = mean_counts(table.variants(name), config, planned.text_lengths)
             mean = mean + counts.scaled(subset.probability * share)
             plan.tasks.append(
                 {
@@ -204,6 +205,14 @@ def add_tokens(
         f"texts fill their tokenizers' lengths ({' and '.join(map(str, planned.text_lengths))} tokens): conditioning tokens and "
         "their operations are upper limits"
     )
+
+
+def mean_counts(variants: list[Task], config: Omni123Config, text_lengths: tuple[int, int]) -> TokenCounts:
+    """Counts of a sample in expectation: a run draws the variants of a task with equal probability."""
+    mean = TokenCounts()
+    for task in variants:
+        mean = mean + count_task(task, config, *text_lengths).scaled(1 / len(variants))
+    return mean
 
 
 def operations(config: Omni123Config, mean: TokenCounts, trained: list[Any], plan: Plan) -> dict[str, float]:

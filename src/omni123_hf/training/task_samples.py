@@ -1,7 +1,7 @@
 """Samples of the autoregressive stages: sample k is a pure function of `(seed, k)`, so that any run resumes in O(1).
 
-With `batching: task` the samples of one micro-batch share subset, task and caption level, drawn by the number of the
-micro-batch: all have one length, and nothing is padded. With `padded` and `packed` every sample draws its own.
+With `batching: task` the samples of one micro-batch share subset, task, number of images and caption level, drawn by the number
+of the micro-batch: all have one length, and nothing is padded. With `padded` and `packed` every sample draws its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from .record_pools import RecordPool
 
 
 BATCHINGS = ("task", "padded", "packed")
-SUBSET_STREAM, TASK_STREAM, CAPTION_STREAM = 101, 102, 103
+SUBSET_STREAM, TASK_STREAM, CAPTION_STREAM, IMAGES_STREAM = 101, 102, 103, 104
 INSTRUCTION = "instruction"
 
 
@@ -108,6 +108,7 @@ class TaskSampler:
             for name in {subset.pool for subset in subsets}
         }
         self.tasks = {name: table(name) for subset in subsets for name in subset.tasks}
+        self.variants = {name: table.variants(name) for name in self.tasks}
 
     def _check_views(self) -> None:
         if not self.views or set(self.views) - set(ALL_VIEWS):
@@ -143,7 +144,10 @@ class TaskSampler:
         subset = self.subsets[draw(SUBSET_STREAM, [subset.probability for subset in self.subsets])]
         name = list(subset.tasks)[draw(TASK_STREAM, list(subset.tasks.values()))]
         level = list(self.levels)[draw(CAPTION_STREAM, list(self.levels.values()))]
-        return subset, self.tasks[name], level
+        variants = self.variants[name]
+        # Without a choice nothing is drawn, so that runs from before there was one keep their samples.
+        number = draw(IMAGES_STREAM, [1 / len(variants)] * len(variants)) if len(variants) > 1 else 0
+        return subset, variants[number], level
 
     def sample(self, pool: RecordPool, task: Task, level: str, row: int, rng: np.random.Generator) -> TaskSample:
         """One record for one task, with a text of `level` (of any level when the record has none of it)."""

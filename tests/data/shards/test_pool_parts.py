@@ -11,6 +11,7 @@ import torch
 from tiny_prepared import write_tiny_edits, write_tiny_pictures, write_tiny_token_pairs
 from tiny_store import write_tiny_store
 
+from omni123_hf.data.editing.coupled_surface import couple_surface
 from omni123_hf.data.prepared import open_prepared
 from omni123_hf.data.shards import TokenShards, TrainingPool
 from omni123_hf.data.shards.card import card_text
@@ -90,8 +91,10 @@ def test_pairs_become_edits_in_both_directions(stores, tokenizers, tiny_pipeline
         edit = pool.record(row).edit
         assert (edit["edit_type"], edit["chain"], edit["region_parts"]) == (pair.edit_type, ["by hand"], ["lid"])
         assert edit["region_boxes"] == [[-0.5, 0.25, -0.5, 0.5, 0.75, 0.5]] and pool.record(row).category == "box"
-        for field, side in zip(("source_tokens", "target_tokens"), sides, strict=True):
-            surface = torch.from_numpy(side.surface(np.array([pair.index])))
+        given, wanted = (side.surface(np.array([pair.index]))[0] for side in sides)
+        coupled = couple_surface(given, wanted, pair.region)
+        for field, points in (("source_tokens", given), ("target_tokens", coupled)):
+            surface = torch.from_numpy(points[None])
             codes = tiny_pipeline.shape_tokenizer.encode(surface[..., :3].clamp(-1.05, 1.05), surface[..., 3:])
             assert np.array_equal(pool.codes(row, field), codes[0])
 
@@ -202,15 +205,15 @@ def test_a_pool_that_is_killed_beside_another_one_goes_on(stores, tokenizers, tm
         tokenize_store(stores["pictures"], tokenizers, tmp_path / name, options=OPTIONS)
     pid = os.fork()
     if pid == 0:
-        encode, calls = tokenizers.encode_shapes, []
+        encode, calls = tokenizers.encode_surfaces, []
 
-        def until_killed(store, rows):
+        def until_killed(surfaces):
             calls.append(1)
             if len(calls) == 6:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return encode(store, rows)
+            return encode(surfaces)
 
-        tokenizers.encode_shapes = until_killed
+        tokenizers.encode_surfaces = until_killed
         torch.set_num_threads(1)
         tokenize_store(stores["edits"], tokenizers, tmp_path / "killed", options=OPTIONS)
         os._exit(0)

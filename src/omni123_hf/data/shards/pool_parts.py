@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omni123_hf.data.editing.coupled_surface import couple_surface
 from omni123_hf.data.editing.pair_store import EditPairStore
 from omni123_hf.data.editing.records import EditPair
 from omni123_hf.data.editing.shard_pairs import directed_pairs, pair_record, stored_token_pairs
@@ -165,14 +166,19 @@ def picture_part(store: ImageStore, tokenizers: StoreTokenizers) -> PoolPart:
 
 
 def pair_part(store: EditPairStore, tokenizers: StoreTokenizers) -> PoolPart:
-    """Editing pairs as `part_of`; both sides go through the shape tokenizer."""
+    """Editing pairs as `part_of`: the side that is given, and the other one, sampled alike where nothing changed."""
     directed = {each.pair.id: each for each in directed_pairs(store.pairs)}
 
     def encode(records: Sequence[ShardRecord]) -> np.ndarray:
         rows = np.array([record.source_row for record in records])
-        sides = [tokenizers.encode_shapes(side, rows) for side in (store.source, store.target)]
-        is_inverse = np.array([directed[record.id].is_inverse for record in records])[:, None]
-        return np.concatenate([np.where(is_inverse, *sides[::-1]), np.where(is_inverse, *sides)], axis=1)
+        sides = [side.surface(rows) for side in (store.source, store.target)]
+        given, wanted = [], []
+        for number, record in enumerate(records):
+            each = directed[record.id]
+            first, second = (side[number] for side in (sides[::-1] if each.is_inverse else sides))
+            given.append(first)
+            wanted.append(couple_surface(first, second, each.pair.region))
+        return np.concatenate([tokenizers.encode_surfaces(np.stack(side)) for side in (given, wanted)], axis=1)
 
     records = [pair_record(each, store) for each in directed.values()]
     check_ids(store.folder, records, store.pairs)

@@ -79,11 +79,15 @@ class StoreTokenizers:
             name, "image", self.image_tokenizer.tokens_for((cells, cells)), self.image_tokenizer.config.num_codes
         )
 
-    @torch.no_grad()
     def encode_shapes(self, store: AssetStore, rows: np.ndarray) -> np.ndarray:
         """(B,) rows to shape codes (B, Ls)."""
+        return self.encode_surfaces(store.surface(rows))
+
+    @torch.no_grad()
+    def encode_surfaces(self, surfaces: np.ndarray) -> np.ndarray:
+        """Surface points and unit normals (B, P, 6) float32 in the normalised frame to shape codes (B, Ls)."""
         assert self.shape_tokenizer is not None
-        surface = torch.from_numpy(store.surface(rows)).to(self.shape_tokenizer.device)
+        surface = torch.from_numpy(surfaces).to(self.shape_tokenizer.device)
         # Half precision may push a point on the border of the box just outside it.
         points, normals = surface[..., :3].clamp(-FIELD_BOUND, FIELD_BOUND), surface[..., 3:]
         return self.shape_tokenizer.encode(points, normals).cpu().numpy()
