@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from omni123_hf import __version__
-from omni123_hf.cli.assemble import assemble
+from omni123_hf.cli.assemble import assemble, extend
 from omni123_hf.cli.convert import convert_app
 from omni123_hf.cli.data import data_app
 from omni123_hf.cli.evaluate import evaluate_app
@@ -53,6 +53,7 @@ def build_app() -> typer.Typer:
     app.add_typer(evaluate_app, name="evaluate")
     app.add_typer(train_app, name="train", help="Train a stage, or a LoRA adapter (train lora).")
     app.command()(assemble)
+    app.command()(extend)
     app.add_typer(convert_app, name="convert")
     app.command("verify-conversion")(verify_conversion)
     return app

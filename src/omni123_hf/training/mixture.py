@@ -146,8 +146,9 @@ class TaskTable:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "TaskTable":
         """Of a recipe's options. Raises `Omni123Error` for what is no number of images, and no list of them."""
-        n, m = (image_counts(options[name], name) for name in ("num_images", "num_extra_images"))
-        return cls(n, m, options["text_dropout"], options["prefix_dropout"])
+        given = {name: options[name] for name in ("num_images", "num_extra_images") if options[name] is not None}
+        counts = {name: image_counts(value, name) for name, value in given.items()}
+        return cls(text_dropout=options["text_dropout"], prefix_dropout=options["prefix_dropout"], **counts)
 
     def __call__(self, name: str) -> Task:
         return self.variants(name)[-1]
