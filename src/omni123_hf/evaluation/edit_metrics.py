@@ -141,7 +141,10 @@ def summarize_edits(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary["target_without_surface"] = sum(row["target_without_surface"] for row in rows)
     for reference in (decoded, true):
         summary[reference] = {
-            who: {score: float(np.mean([row[reference][who][score] for row in rows])) for score in rows[0][reference][who]}
+            who: {
+                score: float(np.mean([row[reference][who][score] for row in rows]))
+                for score in rows[0][reference][who]
+            }
             for who in rows[0][reference]
         }
     for name in ("token_agreement", "volume_iou", "changed_points_right", "chamfer_outside"):

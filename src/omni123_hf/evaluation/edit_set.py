@@ -178,7 +178,9 @@ class EditSet:
             )
             recorded = info["set_hash"]
         except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise Omni123Error(f"The held-out edits in {folder} cannot be read ({error}): export them anew.") from error
+            raise Omni123Error(
+                f"The held-out edits in {folder} cannot be read ({error}): export them anew."
+            ) from error
         if loaded.set_hash() != recorded:
             raise Omni123Error(f"The held-out edits in {folder} do not match their recorded hash: export them anew.")
         return loaded

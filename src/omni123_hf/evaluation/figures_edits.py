@@ -28,8 +28,8 @@ import trimesh
 from omni123_hf.evaluation.edit_metrics import (
     PRIMARY_THRESHOLD,
     better,
-    changed_points_right,
     chamfer_outside,
+    changed_points_right,
     edit_scores,
     other_instructions,
     summarize_edits,
@@ -125,7 +125,9 @@ def sampled(mesh: trimesh.Trimesh | None) -> np.ndarray | None:
     return sample_surface(mesh, SURFACE_POINTS, np.random.default_rng(0))[0]
 
 
-def judge_pair(outputs: EditOutputs, edit_set: EditSet, place: int, occupancy: dict[str, np.ndarray]) -> dict[str, Any]:
+def judge_pair(
+    outputs: EditOutputs, edit_set: EditSet, place: int, occupancy: dict[str, np.ndarray]
+) -> dict[str, Any]:
     """All figures of one pair, for everyone who is compared; `occupancy` holds labels (N, 2 * Q) that the tokens decode to."""
     pair = edit_set.pairs[place]
     surfaces = {who: sampled(meshes[place]) for who, meshes in outputs.meshes.items()}
@@ -155,7 +157,8 @@ def judge_pair(outputs: EditOutputs, edit_set: EditSet, place: int, occupancy: d
             for who in ("model", "copy", "ceiling")
         },
         "changed_points_right": {
-            who: changed_points_right(occupancy[who][place], *labels) for who in ("model", "copy", "shuffled", "ceiling")
+            who: changed_points_right(occupancy[who][place], *labels)
+            for who in ("model", "copy", "shuffled", "ceiling")
         },
         "chamfer_outside": {
             who: chamfer_outside(surfaces[who], surfaces["copy"], pair.region)
