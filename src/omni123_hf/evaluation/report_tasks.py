@@ -73,39 +73,48 @@ def edit_rows(edits: dict[str, Any]) -> list[FigureRow]:
             rows.append(FigureRow(f"{label}, {name}", shares["decoded"], "%", chance=shares["shuffled"], note=note))
     rows += [
         FigureRow(
-            f"{label}, F1 at 0.02", wins["decoded_f1_0.02"], "%",
+            f"{label}, F1 at 0.02",
+            wins["decoded_f1_0.02"],
+            "%",
             note=f"Chamfer alone {percent(wins['decoded_chamfer'])}, F1 alone {percent(wins['decoded_f1'])} (at {edits['f1_threshold']:g})",
         ),
         FigureRow(f"{label}, true target", wins["true"], "%", chance=wins["shuffled_true"]),
         FigureRow(
-            f"{label}, true target, undecoded source", wins["true_undecoded"], "%",
+            f"{label}, true target, undecoded source",
+            wins["true_undecoded"],
+            "%",
             note=f"the target's own tokens: {percent(wins['ceiling_undecoded'])}",
         ),
-    ]  # fmt: skip
+    ]
     near, true = whole["to_decoded_target"], whole["to_true_target"]
     rows += [
         FigureRow(
-            "Edit, Chamfer to the decoded target (less is better)", near["model"]["chamfer"],
-            chance=near["shuffled"]["chamfer"], note=f"copy {near['copy']['chamfer']:.3f}",
+            "Edit, Chamfer to the decoded target (less is better)",
+            near["model"]["chamfer"],
+            chance=near["shuffled"]["chamfer"],
+            note=f"copy {near['copy']['chamfer']:.3f}",
         ),
         FigureRow(
-            f"Edit, F1 at {edits['f1_threshold']:g}, decoded target", near["model"][f1],
-            chance=near["shuffled"][f1], note=f"copy {near['copy'][f1]:.3f}",
+            f"Edit, F1 at {edits['f1_threshold']:g}, decoded target",
+            near["model"][f1],
+            chance=near["shuffled"][f1],
+            note=f"copy {near['copy'][f1]:.3f}",
         ),
         FigureRow(
-            "Edit, Chamfer to the true target (less is better)", true["model"]["chamfer"],
+            "Edit, Chamfer to the true target (less is better)",
+            true["model"]["chamfer"],
             chance=true["shuffled"]["chamfer"],
             note=f"copy {true['copy']['chamfer']:.3f}, undecoded {true['copy_undecoded']['chamfer']:.3f}; "
             f"target's tokens {true['ceiling']['chamfer']:.3f}",
         ),
-    ]  # fmt: skip
+    ]
     iou, changed = whole["volume_iou"], whole["changed_points_right"]
     rows.append(
         FigureRow(
             "Edit, volume IoU with the true target",
             iou["model"],
             note=f"copy {iou['copy']:.3f}, target's tokens {iou['ceiling']:.3f}",
-        )  # fmt: skip
+        )
     )
     if changed["model"] is not None:
         rows.append(
@@ -115,7 +124,7 @@ def edit_rows(edits: dict[str, Any]) -> list[FigureRow]:
                 "%",
                 chance=changed["shuffled"],
                 note=f"copy {percent(changed['copy'])}, target's tokens {percent(changed['ceiling'])}",
-            )  # fmt: skip
+            )
         )
     outside = whole["chamfer_outside"]
     if outside["model"] is not None:
@@ -126,7 +135,7 @@ def edit_rows(edits: dict[str, Any]) -> list[FigureRow]:
                 outside["model"],
                 chance=outside["shuffled"],
                 note=f"copy 0; target's tokens {ceiling}",
-            )  # fmt: skip
+            )
         )
     agreement = whole["token_agreement"]
     rows.append(
@@ -136,7 +145,7 @@ def edit_rows(edits: dict[str, Any]) -> list[FigureRow]:
             "%",
             chance=agreement["shuffled"],
             note=f"copy {percent(agreement['copy'])}",
-        )  # fmt: skip
+        )
     )
     return rows
 
