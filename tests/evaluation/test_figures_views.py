@@ -23,8 +23,8 @@ def silhouettes() -> np.ndarray:
 
 def test_silhouettes_are_those_of_the_cameras(silhouettes):
     shares = silhouettes.mean(axis=(2, 3))
-    assert shares[2, 0] == pytest.approx((1.8 / 2.1) ** 2, abs=0.05)
-    assert shares[2, 1] == pytest.approx(1.8 * 0.2 / 2.1**2, abs=0.03)
+    assert shares[2, 0] == pytest.approx((1.8 / 2.1) ** 2, abs=0.08)
+    assert shares[2, 1] == pytest.approx(1.8 * 0.2 / 2.1**2, abs=0.04)
     assert not mesh_silhouettes([None], ["front"], 8).any()
 
 

@@ -162,14 +162,14 @@ def mesh_silhouettes(meshes: Sequence[trimesh.Trimesh | None], views: Sequence[s
 
 def true_silhouettes(evaluation_set: EvaluationSet, views: Sequence[str]) -> np.ndarray:
     """Boolean silhouettes (B, V, S, S) of the true objects."""
-    return evaluation_set.views[:, [ALL_VIEWS.index(view) for view in views], ..., 3] > 127
+    return evaluation_set.views[:, [ALL_VIEWS.index(view) for view in views]][..., 3] > 127
 
 
 def mean_silhouettes(evaluation_set: EvaluationSet, views: Sequence[str]) -> np.ndarray:
     """Boolean silhouettes (B, V, S, S) of each object's category mean."""
     places = [ALL_VIEWS.index(view) for view in views]
     means = [evaluation_set.baselines.mean_view(baseline_key(record)) for record in evaluation_set.records]
-    return np.stack([mean[places, ..., 3] >= 0.5 for mean in means])
+    return np.stack([mean[places][..., 3] >= 0.5 for mean in means])
 
 
 def pairwise_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
