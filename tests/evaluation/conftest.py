@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import trimesh
 
+from omni123_hf.data.editing.pair_store import EditPairStore, write_summary
+from omni123_hf.data.editing.records import EditPair, EditSide, write_pairs
+from omni123_hf.data.editing.regions import EditRegion, RegionBox
 from omni123_hf.data.records import AssetRecord
 from omni123_hf.data.store import AssetStore, StoreSizes, StoreWriter
 from omni123_hf.geometry.cameras import ALL_VIEWS, get_camera
@@ -63,3 +66,85 @@ def box_store(tmp_path_factory: pytest.TempPathFactory) -> AssetStore:
             )
         folder = Path(writer.folder)
     return AssetStore.open(folder)
+
+
+LID = np.array([0.3, 0.3, 0.3])
+
+
+def boxes_mesh(boxes: list[tuple[np.ndarray, np.ndarray]]) -> trimesh.Trimesh:
+    return trimesh.util.concatenate([trimesh.creation.box(bounds=np.stack(box)) for box in boxes])
+
+
+def edit_sides(number: int, kind: str) -> tuple[list, list]:
+    """A box on the floor with and without a small box on top; removing starts with both."""
+    half = np.array([0.5 + 0.02 * number, 0.4, 0.6 - 0.02 * number])
+    body, lid = (
+        (-half - [0, 0.3, 0], half - [0, 0.3, 0]),
+        (np.array([-LID[0], 0.15, -LID[2]]), np.array([0.3, 0.6, 0.3])),
+    )
+    plain, whole = [body], [body, lid]
+    return (plain, whole) if kind == "add" else (whole, plain)
+
+
+@pytest.fixture(scope="session")
+def edit_store(tmp_path_factory: pytest.TempPathFactory) -> EditPairStore:
+    """Six held-out edits of each type in three categories, two of them of unseen combinations, and a training pair of each."""
+    rng = np.random.default_rng(1)
+    folder = tmp_path_factory.mktemp("edits")
+    pairs = []
+    rows = [(kind, number) for kind in ("add", "remove") for number in range(7)]
+    with (
+        StoreWriter(folder / "source", len(rows), SIZES) as source,
+        StoreWriter(folder / "target", len(rows), SIZES) as target,
+    ):
+        for index, (kind, number) in enumerate(rows):
+            split = "train" if number == 6 else "heldout_combination" if number == 5 else "heldout"
+            name, words = f"edit/box/{kind}/{number}", f"{kind} lid {number % 4}"
+            sides = edit_sides(number, kind)
+            meshes = [boxes_mesh(side) for side in sides]
+            sampled = [sample_surface(mesh, SIZES.surface_points, rng) for mesh in meshes]
+            queries = sample_queries(sampled[0][0], SIZES.queries, rng).astype(np.float16)
+            for writer, side, boxes, mesh, (points, normals) in zip(
+                (source, target), ("source", "target"), sides, meshes, sampled, strict=True
+            ):
+                views = [render(mesh, get_camera(view), SIZES.view_size, supersample=1) for view in ALL_VIEWS]
+                inside = np.any([((queries >= low) & (queries <= high)).all(axis=1) for low, high in boxes], axis=0)
+                writer.append(
+                    AssetRecord(
+                        id=f"{name}/{side}",
+                        source="editing",
+                        licence="CC0-1.0",
+                        attribution="",
+                        category=f"box{number % 3}",
+                        captions={"short": ["box"], "medium": ["a box"], "long": []},
+                        split=split,
+                        content_hash=f"{name}/{side}",
+                    ),
+                    {
+                        "surface": np.concatenate([points, normals], axis=1).astype(np.float16),
+                        "queries": queries,
+                        "occupancy": np.packbits(inside),
+                        "views": np.stack(
+                            [np.dstack([v.color, np.round(v.mask * 255).astype(np.uint8)]) for v in views]
+                        ),
+                    },
+                )
+            pairs.append(
+                EditPair(
+                    id=name,
+                    object_id=f"box/{number}",
+                    source=EditSide(f"{name}/source", "mesh"),
+                    target=EditSide(f"{name}/target", "mesh"),
+                    instructions={"short": [words], "long": []},
+                    edit_type=kind,
+                    generator_chain=("boxes",),
+                    licence="CC0-1.0",
+                    attribution="boxes",
+                    split=split,
+                    region=EditRegion((RegionBox("lid", (-0.31, 0.09, -0.31), (0.31, 0.61, 0.31)),), True),
+                    index=index,
+                )
+            )
+    write_pairs(folder / "pairs.jsonl", pairs)
+    write_summary(folder, pairs, {})
+    return EditPairStore.open(folder)

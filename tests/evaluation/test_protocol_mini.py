@@ -34,7 +34,7 @@ def evaluation_set(box_store) -> EvaluationSet:
 
 @pytest.fixture(scope="module")
 def result_and_outputs(tiny_pipeline, evaluation_set):
-    return run_mini(tiny_pipeline, evaluation_set, "tiny", resolution=16)
+    return run_mini(tiny_pipeline, evaluation_set, "tiny", resolution=16, trained={"text-to-3d"})
 
 
 def true_outputs(evaluation_set: EvaluationSet) -> Generation:
@@ -118,7 +118,7 @@ def test_image_figures_of_a_random_pipeline_stand_beside_the_white_picture(tiny_
 
 
 def test_the_whole_protocol_gives_json_tables_and_provenance(result_and_outputs, tiny_pipeline, tmp_path):
-    result, outputs = result_and_outputs
+    result, outputs, _ = result_and_outputs
     assert result["model"]["revision"] == tiny_pipeline.revision
     assert sum(result["data"]["objects"].values()) == 10
     assert result["figures"]["outputs"]["outputs"] == 20
@@ -145,12 +145,12 @@ def test_the_whole_protocol_gives_json_tables_and_provenance(result_and_outputs,
 
 
 def test_the_same_run_twice_gives_the_same_figures(result_and_outputs, tiny_pipeline, evaluation_set):
-    again, _ = run_mini(tiny_pipeline, evaluation_set, "tiny", resolution=16)
+    again, _, _ = run_mini(tiny_pipeline, evaluation_set, "tiny", resolution=16, trained={"text-to-3d"})
     assert again["figures"] == result_and_outputs[0]["figures"]
 
 
 def test_card_states_figures_licences_prompts_and_curves(result_and_outputs, evaluation_set, tmp_path):
-    result, outputs = result_and_outputs
+    result, outputs, _ = result_and_outputs
     logs, card = tmp_path / "logs", tmp_path / "cards" / "tiny.md"
     logs.mkdir()
     with pytest.raises(Omni123Error, match="samples.png"):
@@ -231,6 +231,11 @@ def test_a_surface_that_cannot_be_closed_is_a_failure_of_one_object():
 
 def test_a_result_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("here")
-    for option, path in (("--out", tmp_path / "file" / "r.json"), ("--samples", tmp_path)):
+    for option, path in (
+        ("--out", tmp_path / "file" / "r.json"),
+        ("--samples", tmp_path),
+        ("--edit-samples", tmp_path),
+        ("--view-samples", tmp_path),
+    ):
         refused = CliRunner().invoke(evaluate_app, ["mini", "--model", "no-such-model", option, str(path)])
         assert isinstance(refused.exception, Omni123Error) and "cannot write" in str(refused.exception)

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.evaluation.edit_set import PICTURES
 from omni123_hf.evaluation.report import figure_rows, markdown_table, provenance_line
+from omni123_hf.evaluation.report_tasks import left_out_lines
+from omni123_hf.evaluation.samples_tasks import VIEW_SAMPLES
 from omni123_hf.evaluation.training_logs import draw_curves, progress_rows, read_logs
 from omni123_hf.pipelines.registry import provenance
 
 
-SAMPLES_PICTURE = "samples.png"
+SAMPLES_PICTURE, EDITS_PICTURE, VIEWS_PICTURE = "samples.png", "samples_edits.png", "samples_views.png"
 
 FRONT_MATTER = """\
 ---
@@ -63,26 +66,30 @@ LIMITATIONS = """\
 
 REPRODUCE = """\
 ```bash
-omni123 evaluate mini --split heldout --model {name} --out results.json --samples model_cards/images/{samples}
+omni123 evaluate mini --split heldout --model {name} --out results.json --samples model_cards/images/{samples} \\
+    --edit-samples model_cards/images/{edits} --view-samples model_cards/images/{views}
 omni123 evaluate card --results results.json --out model_cards/{name}.md
 ```
 
 The first command reads the evaluation set that ships in `checkpoints/omni123-mini-eval/`. To draw the set anew from the sources:
 `omni123 data fetch`, `omni123 data prepare` (see `docs/data.md`), then `--data DIR`, or `omni123 evaluate export-subset --data DIR`.
+The held-out edits: `omni123 data pairs --parametric 6000 --kinds add,remove --out PAIRS`, then
+`omni123 evaluate export-subset --edits PAIRS`.
 """
 
 
 def write_card(result: dict[str, Any], logs: Path, out: Path) -> list[Path]:
     """Write the card to `out` and the curves to `images/` beside it; returns all files written.
 
-    `result` is the JSON of `run_mini`, `logs` a folder of `<stage>.jsonl`. The sample picture must lie in `images/` already
-    (`omni123 evaluate mini --samples`), otherwise Omni123Error.
+    `result` is the JSON of `run_mini`, `logs` a folder of `<stage>.jsonl`. The pictures of `sample_pictures` must lie in `images/`
+    already, otherwise Omni123Error.
     """
     images = out.parent / "images"
-    if not (images / SAMPLES_PICTURE).is_file():
-        raise Omni123Error(
-            f"{images / SAMPLES_PICTURE} is missing: run 'omni123 evaluate mini --samples {images / SAMPLES_PICTURE}' first."
-        )
+    for picture, option in sample_pictures(result).items():
+        if not (images / picture).is_file():
+            raise Omni123Error(
+                f"{images / picture} is missing: run 'omni123 evaluate mini {option} {images / picture}' first."
+            )
     stages = read_logs(logs)
     written = []
     for name, log in stages.items():
@@ -96,11 +103,22 @@ def write_card(result: dict[str, Any], logs: Path, out: Path) -> list[Path]:
         "## Training\n\n" + training_section(result, stages, provenance(logs.parent).get("trained_on", "")),
         "## Data and licences\n\n" + data_section(result),
         "## Limitations\n\n" + LIMITATIONS,
-        "## Reproduce\n\n" + REPRODUCE.format(name=name, samples=SAMPLES_PICTURE),
+        "## Reproduce\n\n"
+        + REPRODUCE.format(name=name, samples=SAMPLES_PICTURE, edits=EDITS_PICTURE, views=VIEWS_PICTURE),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join(section.rstrip() + "\n" for section in sections), encoding="utf-8")
     return [out, *written]
+
+
+def sample_pictures(result: dict[str, Any]) -> dict[str, str]:
+    """Files in `images/` that the card shows, and the option of `omni123 evaluate mini` that writes each."""
+    pictures = {SAMPLES_PICTURE: "--samples"}
+    if "edits" in result["figures"]:
+        pictures[EDITS_PICTURE] = "--edit-samples"
+    if "text_to_views" in result["figures"]:
+        pictures[VIEWS_PICTURE] = "--view-samples"
+    return pictures
 
 
 def figures_section(result: dict[str, Any]) -> str:
@@ -120,6 +138,8 @@ def figures_section(result: dict[str, Any]) -> str:
     if short:
         names = "; ".join(f"{row.name} ({row.show(row.value)}, bar {row.show(row.bar_cpu)})" for row in short)
         lines += [f"**Below the bar of CPU training:** {names}.", ""]
+    for line in left_out_lines(result):
+        lines += [line, ""]
     lines.append(
         "*Category mean* knows the prompt's true category and nothing else: the mean occupancy (IoU), mean picture (PSNR, SSIM, "
         "silhouette) or medoid training object (retrieval) of that category. *Chance*: another object's reconstruction (IoU), a white "
@@ -127,7 +147,33 @@ def figures_section(result: dict[str, Any]) -> str:
         "training object; *shuffled prompts* judges the model's own outputs for other prompts. Rows named parametric include the "
         "unseen combinations, which also have rows of their own."
     )
+    lines += further_paragraphs(result)
     return "\n".join(lines)
+
+
+def further_paragraphs(result: dict[str, Any]) -> list[str]:
+    """What the rows of edits and views mean, where there are any."""
+    figures, paragraphs = result["figures"], []
+    if "edits" in figures:
+        edits, scale = figures["edits"], result["settings"]["edit_guidance_scale"]
+        paragraphs.append(
+            f"*Edits*: {edits['all']['pairs']} held-out pairs, half add and half remove, the first short instruction, greedy with guidance "
+            f"{scale:g}. *Copy-source* does nothing. An edit counts as better only if Chamfer **and** F1 (at "
+            f"{edits['f1_threshold']:g}) are strictly better than the copy's, pair by pair. In the row with the bar, output and source are both "
+            "decoded from tokens and compared with the decoded target, so the tokenizer's error is on no side; the rows named *true target* "
+            "compare with the true surface, *undecoded source* with a copy that no tokenizer touched, which the tokenizer alone may lose "
+            "to. *Chance* in these rows is the model's own edit by another pair's instruction. Every pair is in the result file."
+        )
+    if any(part in figures for part in ("text_to_views", "posed_views", "shape_to_views")):
+        paragraphs.append(
+            "*Multi-view*: mean over objects and views of the IoU of an image's silhouette with the mesh's from the same view; *chance* is "
+            "another object's mesh in the same view. An empty image or a failed shape counts as 0."
+        )
+    if "novel_view" in figures:
+        paragraphs.append(
+            "*Novel view*: one pair of different canonical views an object, chosen by hash. The bar is the PSNR of the input picture itself."
+        )
+    return [text for paragraph in paragraphs for text in ("", paragraph)]
 
 
 def samples_section(result: dict[str, Any]) -> str:
@@ -142,6 +188,28 @@ def samples_section(result: dict[str, Any]) -> str:
     for number, sample in enumerate(samples, 1):
         failed = f" — failed: {sample['failure']}" if sample["failure"] else ""
         lines.append(f"{number}. {sample['prompt']} ({sample['kind']}){failed}")
+    figures = result["figures"]
+    if "edits" in figures:
+        pairs = figures["edits"]["pairs"][:PICTURES]
+        lines += [
+            "",
+            f"The first {len(pairs)} held-out edits: source, source decoded from its tokens, edit, target decoded from its tokens, target.",
+            "",
+            f"![First {len(pairs)} held-out edits](images/{EDITS_PICTURE})",
+            "",
+        ]
+        for number, pair in enumerate(pairs, 1):
+            verdict = "better than copy" if pair["better_than_copy"] else "not better than copy"
+            failed = f" — failed: {pair['failure']}" if pair["failure"] else ""
+            lines.append(f"{number}. {pair['instruction']} ({pair['id']}): {verdict}{failed}")
+    if "text_to_views" in figures:
+        count = min(VIEW_SAMPLES, len(samples))
+        lines += [
+            "",
+            f"The first {count} prompts, text → images → 3D: posed images above, the mesh from the same views below.",
+            "",
+            f"![First {count} multi-view results](images/{VIEWS_PICTURE})",
+        ]
     return "\n".join(lines)
 
 

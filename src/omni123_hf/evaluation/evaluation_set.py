@@ -50,18 +50,19 @@ def kind_of(record: AssetRecord) -> str | None:
     return KIND_PARAMETRIC if record.source == PARAMETRIC_SOURCE else KIND_REAL
 
 
-def _hash_order(seed: int, name: str) -> str:
+def hash_order(seed: int, name: str) -> str:
+    """Sort key of a name: an order that depends on nothing but the names and the seed."""
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def _round_robin(records: Sequence[AssetRecord], count: int, seed: int, group: str) -> list[AssetRecord]:
-    """The first `count` records when groups take turns; groups and members are ordered by hash."""
-    members: dict[str, list[AssetRecord]] = {}
-    for record in sorted(records, key=lambda r: _hash_order(seed, r.id)):
-        members.setdefault(getattr(record, group), []).append(record)
-    order = sorted(members, key=lambda name: _hash_order(seed, name))
-    depth = max((len(rows) for rows in members.values()), default=0)
-    turns = [members[name][turn] for turn in range(depth) for name in order if turn < len(members[name])]
+def round_robin(members: Sequence[tuple[str, str, Any]], count: int, seed: int) -> list[tuple[str, str, Any]]:
+    """The first `count` of `(id, group, value)` when groups take turns; groups and members are ordered by hash."""
+    groups: dict[str, list[tuple[str, str, Any]]] = {}
+    for member in sorted(members, key=lambda member: hash_order(seed, member[0])):
+        groups.setdefault(member[1], []).append(member)
+    order = sorted(groups, key=lambda name: hash_order(seed, name))
+    depth = max((len(rows) for rows in groups.values()), default=0)
+    turns = [groups[name][turn] for turn in range(depth) for name in order if turn < len(groups[name])]
     return turns[:count]
 
 
@@ -84,8 +85,10 @@ def select_assets(records: Sequence[AssetRecord], count: int = 100, seed: int = 
                 f"The data set has {len(pool)} held-out objects of kind '{kind}', {count} objects need {wanted[kind]}: "
                 "prepare more assets (omni123 data prepare) or lower --count."
             )
-        chosen += _round_robin(pool, wanted[kind], seed, "source" if kind == KIND_REAL else "category")
-    return sorted(chosen, key=lambda record: _hash_order(seed, f"order {record.id}"))
+        group = "source" if kind == KIND_REAL else "category"
+        turns = round_robin([(record.id, getattr(record, group), record) for record in pool], wanted[kind], seed)
+        chosen += [record for _, _, record in turns]
+    return sorted(chosen, key=lambda record: hash_order(seed, f"order {record.id}"))
 
 
 @dataclass
@@ -151,7 +154,7 @@ class EvaluationSet:
         # Evenly spaced, because the near half holds its two noise levels one after the other.
         spaced = np.linspace(0, half - 1, QUERIES_PER_HALF).round().astype(int)
         picked = np.concatenate([spaced, half + spaced])
-        training = sorted((r for r in store.records if r.split == "train"), key=lambda r: _hash_order(seed, r.id))
+        training = sorted((r for r in store.records if r.split == "train"), key=lambda r: hash_order(seed, r.id))
         code_rows = [record.index for record in training[:CODE_ASSETS]]
         return cls(
             records=[replace(record, index=i) for i, record in enumerate(chosen)],

@@ -33,6 +33,16 @@ def silhouette_iou(first: np.ndarray, second: np.ndarray) -> float:
     return 0.0 if union == 0 else int((first & second).sum()) / union
 
 
+def iou_matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`silhouette_iou` of every pair of two stacks (A, H, W), (B, H, W) bool: (A, B) float64."""
+    if first.shape[1:] != second.shape[1:] or first.dtype != bool or second.dtype != bool:
+        raise ValueError(f"Silhouettes must be boolean and of one size, got {first.shape} and {second.shape}.")
+    one, two = (masks.reshape(len(masks), -1).astype(np.float64) for masks in (first, second))
+    common = one @ two.T
+    union = one.sum(axis=1)[:, None] + two.sum(axis=1)[None] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+
+
 def rank_of_own(distances: Sequence[float] | np.ndarray, own: int) -> int:
     """Rank (1 = best) of candidate `own` by distance. Ties and non-finite distances count against it, so a failure ranks last."""
     values = np.asarray(distances, dtype=np.float64)

@@ -16,7 +16,7 @@ import trimesh
 from omni123_hf.data.records import CAPTION_LEVELS
 from omni123_hf.data.store import AssetStore
 from omni123_hf.evaluation.figures_generation import BATCH, chamfer_matrix, decode_shape
-from omni123_hf.evaluation.shape_metrics import chamfer_l1, occupancy_iou, uniform_points
+from omni123_hf.evaluation.shape_metrics import WORST_CHAMFER, chamfer_l1, occupancy_iou, uniform_points
 from omni123_hf.geometry.normalization import FIELD_BOUND
 from omni123_hf.geometry.sampling import sample_surface
 from omni123_hf.modeling.tasks import get_task
@@ -25,7 +25,6 @@ from omni123_hf.training.lora_data import Domain
 
 POINTS = 2048
 QUERIES = 4096
-WORST_CHAMFER = 2 * 2 * FIELD_BOUND * 3**0.5
 MOST_OBJECTS = 64
 TASK = "text-to-3d"
 Progress = Callable[[str, int, int], None]

@@ -3,13 +3,16 @@
 Cut for size and time: 2,048 stored points a surface and 2 × 2,048 stored labelled
 points (near-surface noise σ 0.02 and 0.08, as in training) instead of 100,000 fresh ones, 1,024 points in retrieval, an
 extraction grid of 64, images of 64². References and outputs share the references' frame; nothing is normalised twice.
+
+Figures of the further tasks (`protocol_tasks`) were added without changing the older ones, so the protocol kept its name; held-out
+edits have a hash of their own, which is printed with them.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch
 from omni123_hf import __version__
 from omni123_hf.data.store import AssetStore
 from omni123_hf.errors import Omni123Error
+from omni123_hf.evaluation.edit_set import EditSet, has_edits
 from omni123_hf.evaluation.evaluation_set import KINDS, EvaluationSet
 from omni123_hf.evaluation.figures_generation import (
     Generation,
@@ -27,6 +31,7 @@ from omni123_hf.evaluation.figures_generation import (
     retrieval_figures,
 )
 from omni123_hf.evaluation.figures_tokenizers import code_figures, image_tokenizer_figures, shape_tokenizer_figures
+from omni123_hf.evaluation.protocol_tasks import FurtherResult, run_further_tasks
 from omni123_hf.pipelines.registry import checkpoint_roots
 
 
@@ -63,6 +68,17 @@ def load_evaluation_set(data: Path | None, count: int = 100, seed: int = 0) -> E
     return evaluation_set
 
 
+def load_edit_set(data: Path | None, edits: Path | None) -> EditSet | None:
+    """The held-out edits: of the folder `edits` if it is given, otherwise those beside the objects; None where there are none there.
+
+    Raises Omni123Error for a folder `edits` without edits, and for damaged ones.
+    """
+    if edits is not None:
+        return EditSet.load(edits)
+    folder = data or default_evaluation_folder()
+    return EditSet.load(folder) if has_edits(folder) else None
+
+
 def run_mini(
     pipeline: Any,
     evaluation_set: EvaluationSet,
@@ -70,11 +86,18 @@ def run_mini(
     seed: int = 0,
     resolution: int = RESOLUTION,
     progress: Progress | None = None,
-) -> tuple[dict[str, Any], dict[str, Generation]]:
+    *,
+    edit_set: EditSet | None = None,
+    trained: Set[str] | None = None,
+    num_images: int | None = None,
+    edit_guidance_scale: float | None = None,
+) -> tuple[dict[str, Any], dict[str, Generation], FurtherResult]:
     """All figures of a loaded pipeline, and what it generated (for the card's samples).
 
-    The result is plain JSON: `protocol`, `model` (name and revision), `data`, `settings`, `figures`, `seconds`. The model is
-    run in evaluation mode and not changed. `progress(part, done, total)` is called throughout.
+    The result is plain JSON: `protocol`, `model` (name and revision), `data`, `settings`, `figures`, `left_out`, `seconds`. The model
+    is run in evaluation mode and not changed. `progress(part, done, total)` is called throughout.
+    trained: the tasks that the checkpoint knows; further tasks beyond them are left out (None: not known, all are run).
+    num_images: N of its multi-view sequences. edit_guidance_scale: of the edits; the checkpoint's own where None.
     """
     report = progress or (lambda part, done, total: None)
     seconds: dict[str, float] = {}
@@ -107,6 +130,10 @@ def run_mini(
     figures["joint"] = joint_figures(generations["text-to-image-to-3d"], evaluation_set)
     figures["outputs"] = health_figures(generations)
     done("scores")
+    further = run_further_tasks(
+        pipeline, evaluation_set, edit_set, seed, resolution, trained, num_images, edit_guidance_scale, progress
+    )
+    figures |= further.figures
 
     kinds = evaluation_set.kinds
     joint = generations["text-to-image-to-3d"]
@@ -121,6 +148,7 @@ def run_mini(
             "corpus": evaluation_set.info["corpus"],
             "attributions": evaluation_set.info["attributions"],
             "seed": evaluation_set.info["seed"],
+            "edits": None if edit_set is None else edit_provenance(edit_set),
         },
         "settings": {
             "seed": seed,
@@ -128,6 +156,8 @@ def run_mini(
             "guidance_scale": pipeline.config["default_guidance_scale"],
             "decoding": "greedy",
             "caption": "medium, first",
+            "edit_guidance_scale": pipeline.guidance(edit_guidance_scale, None)[0],
+            "instruction": "short, first",
         },
         "environment": {
             "omni123_hf": __version__,
@@ -142,9 +172,21 @@ def run_mini(
                 evaluation_set.records[:SAMPLES], prompts, kinds, joint.failures, strict=False
             )
         ],
-        "seconds": seconds,
+        "left_out": further.left_out,
+        "seconds": seconds | further.seconds,
     }
-    return result, generations
+    return result, generations, further
+
+
+def edit_provenance(edit_set: EditSet) -> dict[str, Any]:
+    """What the edits are, and what they were chosen from."""
+    return {
+        "set_hash": edit_set.set_hash(),
+        "pairs": len(edit_set),
+        "data_hash": edit_set.info["data_hash"],
+        "data_pairs": edit_set.info["data_pairs"],
+        "seed": edit_set.info["seed"],
+    }
 
 
 def parameter_counts(pipeline: Any) -> dict[str, int]:

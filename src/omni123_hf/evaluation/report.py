@@ -1,55 +1,21 @@
 """One table for the figures of `protocol_mini`, read by the terminal and by the model card.
 
-A row is a figure with both bars of the project's target, and with chance and the category-mean baseline beside it.
+A row is a figure with the bars of the project's target, and with chance and the category-mean baseline beside it. Rows of the further
+tasks are in `report_tasks`; what was left out is said below the table.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from omni123_hf.errors import Omni123Error
-
-
-@dataclass(frozen=True)
-class FigureRow:
-    """One line of the table. `bar_cpu` and `bar_gpu` are what CPU and GPU training must reach; None where there is no bar."""
-
-    name: str
-    value: float
-    unit: str = ""
-    bar_cpu: float | None = None
-    bar_gpu: float | None = None
-    chance: float | None = None
-    baseline: float | None = None
-    note: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """`gpu bar`, `cpu bar` or `below`: the highest bar that the value reaches; empty where there is no bar."""
-        if self.bar_cpu is None or self.bar_gpu is None:
-            return ""
-        if self.value >= self.bar_gpu:
-            return "gpu bar"
-        return "cpu bar" if self.value >= self.bar_cpu else "below"
-
-    def show(self, number: float | None) -> str:
-        """A number in the row's unit: percent, dB, or a plain fraction."""
-        if number is None:
-            return "–"
-        if self.unit == "%":
-            return f"{100 * number:.1f}%"
-        return f"{number:.1f} dB" if self.unit == "dB" else f"{number:.3f}"
-
-    @property
-    def bars(self) -> str:
-        """Both bars, `cpu / gpu`."""
-        return "–" if self.bar_cpu is None else f"{self.show(self.bar_cpu)} / {self.show(self.bar_gpu)}"
+from omni123_hf.evaluation.figure_row import FigureRow
+from omni123_hf.evaluation.report_tasks import further_rows, left_out_lines
 
 
 def figure_rows(result: dict[str, Any]) -> list[FigureRow]:
@@ -146,21 +112,29 @@ def figure_rows(result: dict[str, Any]) -> list[FigureRow]:
             "Outputs watertight or reported as failed", outputs["watertight_or_reported"], "%", 1.0, 1.0, note=note
         )
     )
-    return rows
+    return rows + further_rows(figures)
 
 
 def provenance_line(result: dict[str, Any]) -> str:
     """What the numbers were measured on, in one line; no number is printed without it."""
     model, data = result["model"], result["data"]
+    edits = data.get("edits")
+    of_edits = (
+        f"edits {edits['set_hash']} ({edits['pairs']} of data {edits['data_hash'][:12]}) · "
+        if edits is not None
+        else ""
+    )
     return (
         f"protocol {result['protocol']} · model {model['name']} revision {model['revision']} · data {data['data_hash'][:12]} · "
-        f"set {data['set_hash']} ({sum(data['objects'].values())} objects) · seed {result['settings']['seed']}"
+        f"set {data['set_hash']} ({sum(data['objects'].values())} objects) · {of_edits}"
+        f"seed {result['settings']['seed']}"
     )
 
 
 def terminal_table(result: dict[str, Any]) -> Table:
     """The figures as a rich table."""
-    table = Table(title="Held-out figures", caption=provenance_line(result), caption_justify="left")
+    caption = "\n".join([provenance_line(result), *left_out_lines(result)])
+    table = Table(title="Held-out figures", caption=caption, caption_justify="left")
     for column in ("figure", "value", "bar cpu / gpu", "reached", "chance", "category mean", "note"):
         table.add_column(column, overflow="fold")
     for row in figure_rows(result):

@@ -34,7 +34,7 @@ def sample_sheet(generation: Generation, evaluation_set: EvaluationSet, count: i
         _write_prompt(sheet, x, y, evaluation_set.prompts[number])
         pictures = (
             generation.images[number],
-            _mesh_picture(generation.meshes[number]),
+            mesh_picture(generation.meshes[number]),
             Image.fromarray(np.ascontiguousarray(evaluation_set.views[number, view, ..., :3])),
         )
         for column, (label, picture) in enumerate(zip(LABELS, pictures, strict=True)):
@@ -57,9 +57,10 @@ def _write_prompt(sheet: Image.Image, x: int, y: int, prompt: str) -> None:
     ImageDraw.Draw(sheet).multiline_text((x, y), "\n".join(lines), fill=INK, spacing=2)
 
 
-def _mesh_picture(mesh: trimesh.Trimesh | None) -> Image.Image:
+def mesh_picture(mesh: trimesh.Trimesh | None, size: int = CELL, view: str = THREE_QUARTER) -> Image.Image:
+    """A mesh as seen from a view, (size, size); "failed" in red where there is none."""
     if mesh is not None:
-        return Image.fromarray(render(mesh, get_camera(THREE_QUARTER), CELL).color)
-    picture = Image.new("RGB", (CELL, CELL), (255, 255, 255))
-    ImageDraw.Draw(picture).text((CELL // 2 - 18, CELL // 2 - 5), "failed", fill=(180, 30, 30))
+        return Image.fromarray(render(mesh, get_camera(view), size).color)
+    picture = Image.new("RGB", (size, size), (255, 255, 255))
+    ImageDraw.Draw(picture).text((size // 2 - 18, size // 2 - 5), "failed", fill=(180, 30, 30))
     return picture

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from omni123_hf.geometry.normalization import FIELD_BOUND
+
 
 if TYPE_CHECKING:
     import trimesh
 
 
 FSCORE_THRESHOLDS = (0.01, 0.02, 0.05)
+
+WORST_CHAMFER = 2 * 2 * FIELD_BOUND * 3**0.5
+"""Chamfer L1 (sum) of a failed generation where a finite number is needed for a mean: both ways the diagonal of the field box."""
 
 
 def _check_points(name: str, points: np.ndarray) -> np.ndarray:
@@ -53,10 +58,11 @@ def fscore(prediction: np.ndarray, reference: np.ndarray, threshold: float) -> f
     """Harmonic mean of precision and recall at distance `threshold` between two point sets, 0..1."""
     forward, _ = nearest_distances(prediction, reference)
     backward, _ = nearest_distances(reference, prediction)
-    return _fscore_of_distances(forward, backward, threshold)
+    return fscore_of_distances(forward, backward, threshold)
 
 
-def _fscore_of_distances(forward: np.ndarray, backward: np.ndarray, threshold: float) -> float:
+def fscore_of_distances(forward: np.ndarray, backward: np.ndarray, threshold: float) -> float:
+    """As `fscore`, from the nearest distances in both directions, (N,) and (M,)."""
     if not threshold > 0:
         raise ValueError(f"The F-score threshold must be positive, got {threshold}.")
     precision, recall = float((forward <= threshold).mean()), float((backward <= threshold).mean())
@@ -83,7 +89,7 @@ def compare_surfaces(
     backward_cosine = np.abs(np.sum(reference_normals * np.asarray(prediction_normals)[to_prediction], axis=1))
     total = float(forward.mean() + backward.mean())
     scores = {"chamfer_l1_sum": total, "chamfer_l1_average": total / 2}
-    scores.update({f"fscore_{t:g}": _fscore_of_distances(forward, backward, t) for t in thresholds})
+    scores.update({f"fscore_{t:g}": fscore_of_distances(forward, backward, t) for t in thresholds})
     scores["normal_consistency"] = float((forward_cosine.mean() + backward_cosine.mean()) / 2)
     return scores
 
@@ -135,7 +141,7 @@ def compare_meshes(
     surface and a volume (100,000 is usual, 10,000 a quick look). With `volume` the solids are labelled as
     well (`volume_iou`, `near_surface_iou`), which needs `omni123-hf[data]`. `None` scores worst.
     """
-    from omni123_hf.geometry.normalization import FIELD_BOUND, normalize_mesh
+    from omni123_hf.geometry.normalization import normalize_mesh
     from omni123_hf.geometry.sampling import sample_surface
     from omni123_hf.geometry.solid import SolidLabeler
 

@@ -119,13 +119,34 @@ def check_checkpoint(folder: Path, verify_hashes: bool = True) -> None:
 def trained_tasks(folder: Path) -> set[str] | None:
     """Rows of the task table that the backbone was trained on, by the recipes beside it; None where none is kept."""
     tasks: set[str] = set()
-    for file in sorted((folder / "recipes").glob("omni123*.json")):
-        options = _read_json(file).get("options", {})
-        tasks.update(options.get("tasks") or {})
-        for line in (options.get("mixture") or {}).values():
-            named = line["tasks"]
-            tasks.update([named] if isinstance(named, str) else named)
+    for options in _backbone_options(folder):
+        tasks |= _recipe_tasks(options)
     return tasks or None
+
+
+def trained_image_count(folder: Path, task: str) -> int | None:
+    """The most images (N of Table 7) that a recipe beside the backbone trained a multi-view task on; None where none did."""
+    # Late: other readers of this module must answer without loading torch.
+    from omni123_hf.modeling.tasks import DEFAULT_NUM_IMAGES
+
+    counts = [
+        int(options.get("num_images", DEFAULT_NUM_IMAGES))
+        for options in _backbone_options(folder)
+        if task in _recipe_tasks(options)
+    ]
+    return max(counts, default=None)
+
+
+def _backbone_options(folder: Path) -> list[dict[str, Any]]:
+    return [_read_json(file).get("options", {}) for file in sorted((folder / "recipes").glob("omni123*.json"))]
+
+
+def _recipe_tasks(options: dict[str, Any]) -> set[str]:
+    tasks = set(options.get("tasks") or {})
+    for line in (options.get("mixture") or {}).values():
+        named = line["tasks"]
+        tasks.update([named] if isinstance(named, str) else named)
+    return tasks
 
 
 def safetensors_header(file: Path) -> dict[str, Any]:
