@@ -17,6 +17,8 @@ from omni123_hf.errors import Omni123Error
 
 INDEX_FILE = "model_index.json"
 PROVENANCE_FILE = "provenance.json"
+LINEAGE_FILE = "data_lineage.json"
+UNKNOWN_LICENCE = "unknown"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 # What a component folder holds that changes the output; logs and cards beside it do not.
 _MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -126,6 +128,24 @@ def trained_tasks(folder: Path) -> set[str] | None:
             named = line["tasks"]
             tasks.update([named] if isinstance(named, str) else named)
     return tasks or None
+
+
+def licences(folder: Path) -> dict[str, Any]:
+    """Under what a checkpoint and the data it was trained on are licensed, by `provenance.json` and `data_lineage.json`.
+
+    `checkpoint`: a licence. `training_data`: the licences of its sources, in order. "unknown" where nothing is kept.
+    `attributions`: the file that names every source, where there is one.
+    """
+    found: dict[str, Any] = {
+        "checkpoint": str(provenance(folder).get("licence", UNKNOWN_LICENCE)),
+        "training_data": [UNKNOWN_LICENCE],
+    }
+    lineage = folder / LINEAGE_FILE
+    if lineage.is_file():
+        sources = _read_json(lineage).get("sources") or []
+        found["training_data"] = sorted({str(source.get("licence", UNKNOWN_LICENCE)) for source in sources})
+        found["attributions"] = f"{LINEAGE_FILE} of the checkpoint"
+    return found
 
 
 def safetensors_header(file: Path) -> dict[str, Any]:
