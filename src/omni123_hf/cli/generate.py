@@ -1,4 +1,4 @@
-"""`omni123 generate`: a prompt in, a mesh, a preview, a record and, where the checkpoint makes one, a picture out."""
+"""`omni123 generate`: prompts in, meshes, previews, records and, where the checkpoint makes them, pictures out."""
 
 import json
 import os
@@ -13,29 +13,54 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from omni123_hf import __version__
-from omni123_hf.cli.info import LIBRARIES, library_version
+from omni123_hf.cli.generate_run import (
+    FILES,
+    PREVIEW_MESH,
+    Request,
+    forget_earlier,
+    read_prompts,
+    run_prompt,
+)
+from omni123_hf.cli.options import AsJson, Color, TextureSize, check_color
 from omni123_hf.errors import Omni123Error
 
 
 if TYPE_CHECKING:
     from omni123_hf.pipelines.pipeline_base import Omni123PipelineBase
 
-FILES = ("image.png", "mesh.glb", "preview.png", "result.json")
-
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to make, for example 'a round wooden table with three legs'.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to make, for example 'a round wooden table with three legs'.")
+    ] = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out", "-o", help="Folder for mesh.glb, preview.png, result.json and, where one is made, image.png."
         ),
-    ],
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            help="In place of a prompt: a file with one a line, or a folder of .txt; run again, it goes on where it stopped.",
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="Bundled name, folder, or Hub id of the checkpoint.")] = "omni123-mini",
     lora: Annotated[str | None, typer.Option(help="Folder or Hub id of an adapter for that checkpoint.")] = None,
     lora_scale: Annotated[float, typer.Option(help="Strength of the adapter: 0 is the checkpoint alone.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling (no effect at temperature 0).")] = 0,
+    num_samples: Annotated[
+        int | None, typer.Option("--num-samples", help="So many of each prompt, in sample_1/ and so on.")
+    ] = None,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            "--best-of", help="Make so many, rank them by the model itself; the others go to candidate_2/ and so on."
+        ),
+    ] = None,
+    color: Color = None,
+    texture_size: TextureSize = 1024,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Strength of the prompt; 1 is unguided; the checkpoint's own when left out.")
     ] = None,
@@ -50,22 +75,50 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest codes.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample in the nucleus of this probability.")] = None,
     resolution: Annotated[int, typer.Option(help="Points on a side of the surface extraction grid.")] = 96,
+    preview_every: Annotated[
+        int | None,
+        typer.Option("--preview-every", help="Write preview_mesh.glb anew after every so many codes of the shape."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Generate a watertight mesh, and an image where the checkpoint makes one, from a text."""
+    """Generate a watertight mesh, and an image where the checkpoint makes one, from a text or from a file of texts."""
     started = time.perf_counter()
+    if (prompt is None) == (prompts is None):
+        raise Omni123Error("give a prompt, or --prompts with a file or folder of them, one of the two")
+    if out is None:
+        raise Omni123Error("give --out, the folder for the results")
     if lora is None and lora_scale != 1.0:
         raise Omni123Error("--lora-scale needs --lora, the adapter that it weighs")
-    with staging_folder(out) as staging:
-        settings: dict[str, Any] = {
-            "guidance_scale": guidance_scale,
-            "guidance_schedule": guidance_schedule,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "resolution": resolution,
-        }
+    settings: dict[str, Any] = {
+        "guidance_scale": guidance_scale,
+        "guidance_schedule": guidance_schedule,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "resolution": resolution,
+    }
+    request = Request(
+        model,
+        device,
+        seed,
+        settings,
+        num_samples,
+        best_of,
+        check_color(color, texture_size),
+        texture_size,
+        preview_every,
+    )
+    request.check()
+    jobs = [(out, str(prompt))] if prompts is None else [(out / name, text) for name, text in read_prompts(prompts)]
+    waiting = jobs if prompts is None else [job for job in jobs if not (job[0] / "result.json").is_file()]
+    if not waiting:
+        if not as_json:
+            typer.echo(f"{out}: all {len(jobs)} results are there already")
+        return
+    # Made before the checkpoint is loaded, so that a folder that cannot be written to is found at once.
+    with staging_folder(out):
         pipeline: Any = load_pipeline(model, device)
         if lora is not None:
             pipeline.load_lora_weights(lora, scale=lora_scale)
@@ -77,33 +130,63 @@ def generate(
             if not pipeline.transformer.config.use_bbox:
                 raise Omni123Error(f"the checkpoint {model!r} was trained without bounding boxes; leave out --bbox")
             settings["bbox"] = bbox
+        request.check_pipeline(pipeline)
         loaded = time.perf_counter() - started
-        with progress_callbacks(quiet) as callbacks:
-            output: Any = pipeline(prompt, seed=seed, **settings, **callbacks)
-        result: dict[str, Any] = {
-            "prompt": prompt,
-            "seed": seed,
-            "task": pipeline.task,
-            "model": {"name": model, "revision": pipeline.revision, "adapters": pipeline.describe_adapters()},
-            "settings": {**settings, "device": device},
-            "tokens": count_tokens(pipeline, prompt, output),
-            "seconds": {"load": loaded, **output.timings},
-            "mesh": output.health[0],
-            "failure": output.failures[0],
-            "versions": {"omni123-hf": __version__, **{name: library_version(name) for name in LIBRARIES}},
-        }
-        write_files(staging, output, result)
-        result["seconds"]["total"] = time.perf_counter() - started
-        result["seconds"] = {part: round(seconds, 3) for part, seconds in result["seconds"].items()}
-        (staging / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        publish(staging, out)
-    if output.failures[0] is not None:
-        print(f"error: the model gave no surface for this prompt: {output.failures[0]}", file=sys.stderr)
+        failed = 0
+        for folder, text in waiting:
+            failed += not generate_one(
+                pipeline, text, request, folder, loaded, quiet, as_json, is_batch=prompts is not None
+            )
+    if prompts is not None and not as_json:
+        skipped = len(jobs) - len(waiting)
+        typer.echo(f"{out}: {len(waiting) - failed} made, {failed} failed, {skipped} there already")
+    if failed:
         raise typer.Exit(1)
-    health = output.health[0]
-    typer.echo(
-        f"{out / 'mesh.glb'}: {health['faces']:,} faces, {health['components']} component(s), "
-        f"{'watertight' if health['watertight'] else 'NOT watertight'}; {result['seconds']['total']:.1f} s"
+
+
+def generate_one(
+    pipeline: Any, prompt: str, request: Request, out: Path, loaded: float, quiet: bool, as_json: bool, is_batch: bool
+) -> bool:
+    """One prompt into the folder `out`; whether it gave a mesh. Of a batch, a prompt that cannot be used is said and passed over."""
+    try:
+        with staging_folder(out) as staging, progress_callbacks(quiet or as_json) as callbacks:
+            outcome = run_prompt(pipeline, prompt, request, staging, out, callbacks, loaded)
+            forget_earlier(out, outcome.names)
+            publish(staging, out, outcome.names)
+    except Omni123Error as error:
+        if not is_batch:
+            raise
+        print(f"error: {out.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return False
+    finally:
+        if request.preview_every is not None and out.is_dir():
+            (out / PREVIEW_MESH).unlink(missing_ok=True)
+            if not any(out.iterdir()):
+                out.rmdir()
+    if as_json:
+        typer.echo(json.dumps({**outcome.record, "folder": str(out)}))
+    if outcome.failure is not None:
+        if not as_json:
+            where = f"{out.name}: " if is_batch else ""
+            print(f"error: {where}the model gave no surface for this prompt: {outcome.failure}", file=sys.stderr)
+        return False
+    if not as_json:
+        typer.echo(summary(outcome.record, out))
+    return True
+
+
+def summary(record: dict[str, Any], out: Path) -> str:
+    """The line about a result for people."""
+    total = f"{record['seconds']['total']:.1f} s"
+    samples = record.get("samples") or []
+    if samples and samples[0]["folder"] != ".":
+        made = sum(sample["failure"] is None for sample in samples)
+        return f"{out}: {made} of {len(samples)} samples have a surface; {total}"
+    health = record["mesh"]
+    best = f"best of {len(samples)}, " if samples else ""
+    return (
+        f"{out / 'mesh.glb'}: {best}{health['faces']:,} faces, {health['components']} component(s), "
+        f"{'watertight' if health['watertight'] else 'NOT watertight'}; {total}"
     )
 
 
@@ -168,36 +251,6 @@ def progress_callbacks(quiet: bool) -> Iterator[dict[str, Any]]:
             bar.stop()
 
 
-def count_tokens(pipeline: "Omni123PipelineBase", prompt: str, output: Any) -> dict[str, int]:
-    """Prompt tokens as each text encoder reads them, and the generated codes."""
-    counts = {"text": len(pipeline.tokenizer(prompt, truncation=True)["input_ids"])}
-    if pipeline.tokenizer_2 is not None:
-        counts["text_2"] = len(pipeline.tokenizer_2(prompt)["input_ids"])
-    if output.image_tokens is not None:
-        counts["image"] = int(output.image_tokens.shape[1])
-    return {**counts, "shape": int(output.shape_tokens.shape[1])}
-
-
-def write_files(folder: Path, output: Any, result: dict[str, Any]) -> None:
-    """Write the picture where the pipeline makes one and, where there is a surface, the mesh and the preview."""
-    from omni123_hf.geometry.export import export_glb
-    from omni123_hf.geometry.preview import contact_sheet
-
-    image = None if output.images is None else output.images[0]
-    mesh = output.meshes[0]
-    if image is not None:
-        image.save(folder / "image.png")
-    if mesh is not None:
-        facts = {
-            "prompt": result["prompt"],
-            "seed": result["seed"],
-            "model": result["model"],
-            "generator": "omni123-hf",
-        }
-        export_glb(mesh, folder / "mesh.glb", facts)
-        contact_sheet(mesh, image=image).save(folder / "preview.png")
-
-
 @contextmanager
 def staging_folder(out: Path) -> Iterator[Path]:
     """A temporary folder on the same file system as `out`, removed at the end. Made before any work, so that a folder that
@@ -225,7 +278,10 @@ def publish(staging: Path, out: Path, names: Sequence[str] = FILES) -> None:
     """Move the finished files to `out`, the record last, and remove files of an earlier run that this one did not make."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if (staging / name).exists():
+        if (staging / name).is_dir():
+            shutil.rmtree(out / name, ignore_errors=True)
+            os.replace(staging / name, out / name)
+        elif (staging / name).exists():
             os.replace(staging / name, out / name)
         else:
             (out / name).unlink(missing_ok=True)

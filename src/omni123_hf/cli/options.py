@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from omni123_hf.errors import Omni123Error
+
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 Model = Annotated[str, typer.Option("--model", help="Bundled name, folder, or Hub id of the checkpoint.")]
@@ -32,6 +34,20 @@ Floaters = Annotated[
     typer.Option("--remove-floaters", help="Remove pieces with less than this share of the surface; 0 keeps all."),
 ]
 Views = Annotated[str, typer.Option("--views", help="Some of front,back,left,right,top,bottom, with commas.")]
+Color = Annotated[
+    str | None,
+    typer.Option("--color", help="Colour from the model's own six views: vertex or texture (GLB with a picture)."),
+]
+TextureSize = Annotated[int, typer.Option("--texture-size", help="Texels on a side of --color texture.")]
+
+
+def check_color(mode: str | None, texture_size: int = 1024) -> str | None:
+    """A mode of colour, or None. Raises `Omni123Error` for another one, and for a size that cannot be, before any work."""
+    if mode not in (None, "vertex", "texture"):
+        raise Omni123Error(f"there is no colour mode {mode!r}; use --color vertex or --color texture")
+    if not 64 <= texture_size <= 8192:
+        raise Omni123Error(f"--texture-size must be 64 to 8192 texels; got {texture_size}")
+    return mode
 
 
 def split_views(text: str) -> list[str]:

@@ -138,7 +138,7 @@ def write_mesh(
     if mesh is None:
         return Result(facts={"mesh": None}, failure=f"the model gave no surface: {failure}")
     name = f"mesh.{suffix}"
-    export_mesh(mesh, folder / name, {"generator": "omni123-hf", **facts})
+    export_mesh(mesh, folder / name, facts)
     contact_sheet(mesh, image=image).save(folder / "preview.png")
     return Result([name, "preview.png"], {"mesh": health})
 

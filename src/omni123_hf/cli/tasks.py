@@ -8,6 +8,7 @@ import typer
 
 from omni123_hf.cli.options import (
     AsJson,
+    Color,
     Device,
     Floaters,
     Format,
@@ -20,9 +21,11 @@ from omni123_hf.cli.options import (
     Seed,
     TargetFaces,
     Temperature,
+    TextureSize,
     TopK,
     TopP,
     Views,
+    check_color,
     split_views,
 )
 from omni123_hf.cli.task_run import IMAGE_SUFFIXES, Result, TaskRun, check_format, write_mesh
@@ -56,6 +59,8 @@ def image_to_3d(
     resolution: Resolution = 96,
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
+    color: Color = None,
+    texture_size: TextureSize = 1024,
     mesh_format: Format = "glb",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -65,11 +70,15 @@ def image_to_3d(
     settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
     finish = finish_settings(target_faces, remove_floaters)
     suffix = check_format(mesh_format)
+    check_color_format(check_color(color, texture_size), suffix)
 
     def make(pipeline: Any, path: Path, folder: Path, callbacks: dict[str, Any]) -> Result:
         output = pipeline(path, prompt, finish=finish, **settings, **callbacks)
-        facts = {"prompt": prompt, "seed": seed, "image": path.name, "model_revision": pipeline.revision}
-        return write_mesh(output.meshes[0], output.health[0], output.failures[0], folder, suffix, facts)
+        mesh, colors = in_color(pipeline, output, prompt, color, texture_size, model, device)
+        facts = provenance(pipeline, model, prompt=prompt, seed=seed, settings=settings, image=path.name)
+        result = write_mesh(mesh, output.health[0], output.failures[0], folder, suffix, facts)
+        result.facts |= colors
+        return result
 
     TaskRun("Omni123ImageTo3DPipeline", model, device, settings, quiet, as_json).run(image, IMAGE_SUFFIXES, out, make)
 
@@ -141,7 +150,7 @@ def multiview(
         output = pipeline(prompt, views=first, extra_views=more, finish=finish, **settings, **callbacks)
         for name, picture in zip(output.views[0], output.images[0], strict=True):
             picture.save(folder / f"{name}.png")
-        facts = {"prompt": prompt, "seed": seed, "model_revision": pipeline.revision}
+        facts = provenance(pipeline, model, prompt=prompt, seed=seed, settings=settings)
         result = write_mesh(output.meshes[0], output.health[0], output.failures[0], folder, suffix, facts)
         result.files = [*(f"{name}.png" for name in output.views[0]), *result.files]
         result.facts |= {"prompt": prompt, "views": output.views[0]}
@@ -168,6 +177,8 @@ def edit(
     top_k: TopK = None,
     top_p: TopP = None,
     resolution: Resolution = 96,
+    color: Color = None,
+    texture_size: TextureSize = 1024,
     mesh_format: Format = "glb",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -177,23 +188,25 @@ def edit(
     if (out is None) == (session is None):
         raise Omni123Error("give --out for one result, or --session for a tree of edits")
     settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
+    check_color(color, texture_size)
     if session is not None:
+        if color is not None:
+            raise Omni123Error("--color belongs to --out; the nodes of a session are plain shapes")
         edit_session(session, mesh, instruction, at, settings, model, device, as_json)
         return
     if mesh is None or at is not None or out is None:
         raise Omni123Error("--out needs --mesh, and --at belongs to --session")
     suffix = check_format(mesh_format)
+    check_color_format(color, suffix)
 
     def make(pipeline: Any, path: Path, folder: Path, callbacks: dict[str, Any]) -> Result:
         output = pipeline(path, instruction, **settings, **callbacks)
-        facts = {
-            "instruction": instruction,
-            "seed": seed,
-            "model_revision": pipeline.revision,
-            "edit_parent": path.name,
-        }
-        result = write_mesh(output.meshes[0], output.health[0], output.failures[0], folder, suffix, facts)
-        result.facts |= {
+        colored, colors = in_color(pipeline, output, None, color, texture_size, model, device)
+        facts = provenance(
+            pipeline, model, instruction=instruction, seed=seed, settings=settings, edit_parent=path.name
+        )
+        result = write_mesh(colored, output.health[0], output.failures[0], folder, suffix, facts)
+        result.facts |= colors | {
             "instruction": instruction,
             "changed": output.changed[0],
             "locality": output.locality[0],
@@ -293,7 +306,7 @@ def detokenize(
             meshes, failures = pipeline.decode_shapes(tokens, resolution)
         if meshes[0] is None:
             raise Omni123Error(f"the tokens have no surface: {failures[0]}")
-        export_mesh(meshes[0], out, {"generator": "omni123-hf", "model_revision": pipeline.revision})
+        export_mesh(meshes[0], out, provenance(pipeline, model, tokens=source.name))
     else:
         config = pipeline.image_tokenizer.config
         if len(values) != config.num_tokens or not all(0 <= value < config.num_codes for value in values):
@@ -306,6 +319,44 @@ def detokenize(
         picture.save(buffer, "PNG")
         write_atomic(out, buffer.getvalue())
     typer.echo(out)
+
+
+def provenance(pipeline: Any, name: str, **facts: Any) -> dict[str, Any]:
+    """`pipelines.provenance.provenance`, which cannot be imported before a command runs: it must answer --help without torch."""
+    from omni123_hf.pipelines.provenance import provenance as facts_of
+
+    return facts_of(pipeline, name, **facts)
+
+
+def check_color_format(color: str | None, suffix: str) -> None:
+    """Raises `Omni123Error` for a colour that the mesh format cannot hold."""
+    if color is not None and (suffix == "stl" or (color == "texture" and suffix != "glb")):
+        raise Omni123Error(f"a {suffix} file cannot hold --color {color}; use --format glb")
+
+
+def in_color(
+    pipeline: Any, output: Any, prompt: str | None, color: str | None, texture_size: int, model: str, device: str
+) -> tuple[Any, dict[str, Any]]:
+    """The first mesh of an output, in colour where that is asked for and possible, and the facts for the record."""
+    mesh = output.meshes[0]
+    if color is None or mesh is None:
+        return mesh, {}
+    import torch
+
+    from omni123_hf.pipelines import Omni123ShapeToImagePipeline
+    from omni123_hf.pipelines.coloring import color_mesh
+
+    if "image_vae" not in pipeline.components:
+        # The pipeline of edits leaves out the parts that draw; the others are shared. Its files were checked in loading it.
+        shared = {name: part for name, part in pipeline.components.items() if part is not None}
+        drawing = Omni123ShapeToImagePipeline.from_pretrained(model, verify_hashes=False, **shared)
+        pipeline = drawing.to(torch.device(device))
+    try:
+        made = color_mesh(pipeline, mesh, output.shape_tokens[0], prompt, mode=color, texture_size=texture_size)
+    except Omni123Error as error:
+        # No picture meets the mesh: the shape is worth keeping without colour.
+        return mesh, {"color": {"mode": color, "failure": str(error)}}
+    return made.mesh, {"color": {"mode": color, "seen_share": round(made.seen_share, 4)}}
 
 
 def read_tokens(path: Path) -> tuple[str, list[int]]:

@@ -12,11 +12,12 @@ from typing import Any
 import trimesh
 from trimesh.exchange.gltf import export_glb as _encode_glb
 
+from omni123_hf import __version__
 from omni123_hf.errors import Omni123Error
 
 
 def export_glb(mesh: trimesh.Trimesh, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write `mesh` to `path` (.glb) with `metadata` in the file's `asset.extras`; returns the path.
+    """Write `mesh` to `path` (.glb) with `metadata` in the file's `asset.extras`; returns the path. `asset.generator` is this package.
 
     The bytes go to a temporary file in the same folder that then takes the name, so a reader never sees half a file.
     An empty mesh, another suffix or metadata that is not JSON raise `Omni123Error`.
@@ -32,6 +33,8 @@ def export_glb(mesh: trimesh.Trimesh, path: str | Path, metadata: Mapping[str, A
         raise Omni123Error(f"metadata must be plain JSON values: {error}") from error
 
     def add_extras(tree: dict[str, Any]) -> None:
+        # The reader knows by "trimesh" that colours are as trimesh writes them.
+        tree["asset"]["generator"] = f"omni123-hf {__version__} (trimesh {trimesh.__version__})"
         tree["asset"]["extras"] = extras
 
     data = _encode_glb(trimesh.Scene(mesh), tree_postprocessor=add_extras)

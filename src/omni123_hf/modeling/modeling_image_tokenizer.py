@@ -24,6 +24,7 @@ from .attention_image import QFormerAttention
 from .checks_image import check_grid, check_latent
 from .configuration_image_tokenizer import Omni123ImageTokenizerConfig
 from .modeling_image_vae import patch_centres
+from .offload import OffloadableMixin, with_hooks
 from .quantization_image import CosineVectorQuantizer
 from .saving import refuse_torchao_saving
 
@@ -127,7 +128,7 @@ class QFormer(nn.Module):
         return self.norm(hidden)
 
 
-class Omni123ImageTokenizer(PreTrainedModel):
+class Omni123ImageTokenizer(OffloadableMixin, PreTrainedModel):
     """1D Q-Former tokenizer over latents of `Omni123ImageVAE`. `encode` and `decode` are the public doors."""
 
     config: Omni123ImageTokenizerConfig
@@ -240,6 +241,7 @@ class Omni123ImageTokenizer(PreTrainedModel):
         hidden = self.decoder(queries, position, memory, self.decoder_position_1d[: tokens.shape[1]])
         return self.out_conv(hidden.transpose(1, 2).unflatten(-1, grid))
 
+    @with_hooks
     @torch.no_grad()
     def encode(self, latent: torch.Tensor, num_tokens: int | None = None) -> torch.Tensor:
         """Indices `(B, N)` int64 of a standardised latent `(B, D, h, w)`; N is `tokens_for((h, w))` unless given.
@@ -250,6 +252,7 @@ class Omni123ImageTokenizer(PreTrainedModel):
         """
         return self.quantizer.encode(self._encode_to_code_space(latent, num_tokens))
 
+    @with_hooks
     def decode(self, indices: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         """Standardised latent `(B, D, h, w)` of indices `(B, N)` on the grid `(h, w)` that they were encoded from.
 

@@ -26,6 +26,7 @@ from .attention_image import attend
 from .checks_image import check_latent, check_pixels
 from .configuration_image_vae import Omni123ImageVAEConfig
 from .image_encoder_dinov3 import open_dinov3
+from .offload import OffloadableMixin, with_hooks
 from .saving import refuse_torchao_saving
 
 
@@ -204,7 +205,7 @@ def _accept_published_encoder_names(module: nn.Module, state_dict: dict[str, tor
         state_dict[nested + key[len(published) :]] = state_dict.pop(key)
 
 
-class Omni123ImageVAE(PreTrainedModel):
+class Omni123ImageVAE(OffloadableMixin, PreTrainedModel):
     """DINOv3 encoder with semantic and texture heads, and a pixel decoder: `encode` and `decode`.
 
     A model built from a configuration alone has a random encoder; `from_dinov3` brings a pretrained one.
@@ -343,6 +344,7 @@ class Omni123ImageVAE(PreTrainedModel):
         height, width = (size // self.config.patch_size for size in pixel_values.shape[2:])
         return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
+    @with_hooks
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Standardised latent `(B, D, H/p, W/p)` of `pixel_values (B, 3, H, W)` in [-1, 1].
 
@@ -352,6 +354,7 @@ class Omni123ImageVAE(PreTrainedModel):
         latent = self.raw_latent(pixel_values)
         return (latent - self.latent_mean.view(1, -1, 1, 1)) / self.latent_std.view(1, -1, 1, 1)
 
+    @with_hooks
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Pixels `(B, 3, h*p, w*p)`, nominally in [-1, 1] and not clamped, of a standardised latent `(B, D, h, w)`.
 

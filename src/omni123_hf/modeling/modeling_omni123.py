@@ -35,6 +35,7 @@ from .configuration_omni123 import Omni123Config
 from .generation_omni123 import Omni123GenerationMixin
 from .loss_omni123 import summed_cross_entropy
 from .masking import VisibilityRule, build_masks
+from .offload import OffloadableMixin
 from .packing_omni123 import (
     PackedVisibilityRule,
     build_document_masks,
@@ -73,7 +74,7 @@ class Omni123Output(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class Omni123PreTrainedModel(PreTrainedModel):
+class Omni123PreTrainedModel(OffloadableMixin, PreTrainedModel):
     config: Omni123Config
     config_class = Omni123Config
     base_model_prefix = ""

@@ -24,6 +24,7 @@ from ..errors import Omni123Error
 from .checks_shape import check_codes, check_labels, check_latents, check_queries, check_surface
 from .configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from .losses_shape import eikonal_loss, latent_alignment_loss, occupancy_loss, truncated_distance_loss
+from .offload import OffloadableMixin, with_hooks
 from .quantization import KeptInFloat32, SphericalVectorQuantizer, rms_normalize
 
 
@@ -206,7 +207,10 @@ class PerceiverEncoder(nn.Module):
 
 
 class LatentDecoder(nn.Module):
-    """Self-attention over quantised latents with learned positions; returns the result and the last layer's input."""
+    """Self-attention over quantised latents with learned positions; returns the result and the last layer's input.
+
+    Fewer latents than positions are the first ones (previews of a shape whose codes are not all there yet).
+    """
 
     def __init__(self, config: Omni123ShapeTokenizerConfig):
         super().__init__()
@@ -214,7 +218,7 @@ class LatentDecoder(nn.Module):
         self.layers = nn.ModuleList(SelfAttentionLayer(config) for _ in range(config.num_decoder_layers))
 
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x = latents.to(self.position_embedding.dtype) + self.position_embedding
+        x = latents.to(self.position_embedding.dtype) + self.position_embedding[: latents.shape[1]]
         for layer in self.layers[:-1]:
             x = layer(x)
         return self.layers[-1](x), x
@@ -241,7 +245,7 @@ class OccupancyHead(nn.Module):
         return self.classifier(self.norm(x)).squeeze(-1).float()
 
 
-class Omni123ShapeTokenizer(PreTrainedModel):
+class Omni123ShapeTokenizer(OffloadableMixin, PreTrainedModel):
     """Surface points with normals ↔ `num_latents` discrete shape tokens ↔ occupancy field (paper §4.2).
 
     Points are in the asset frame: y up, longest side 1.92, centred; queries in the box ±1.05.
@@ -308,6 +312,7 @@ class Omni123ShapeTokenizer(PreTrainedModel):
     def get_input_embeddings(self) -> None:  # type: ignore[override]
         """None: the inputs are points, and the code book is no vocabulary to resize."""
 
+    @with_hooks
     def encode_latents(self, points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
         """Continuous latents `(B, num_latents, hidden)` of surface points and unit normals `(B, N, 3)`.
 
@@ -317,6 +322,7 @@ class Omni123ShapeTokenizer(PreTrainedModel):
         check_surface(points, normals)
         return self.encoder(self.point_embedding(points), normals)[:, 1:]
 
+    @with_hooks
     @torch.no_grad()
     def encode(self, points: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
         """Shape tokens `(B, num_latents)` int64 of surface points and unit normals `(B, N, 3)`: the nearest codes.
@@ -325,6 +331,7 @@ class Omni123ShapeTokenizer(PreTrainedModel):
         """
         return self.quantizer.encode(self.encode_latents(points, normals))
 
+    @with_hooks
     def decode_latents(self, indices: torch.Tensor) -> torch.Tensor:
         """Decoded latents `(B, num_latents, hidden)` of shape tokens `(B, num_latents)`, whole numbers of any width.
 
@@ -333,11 +340,13 @@ class Omni123ShapeTokenizer(PreTrainedModel):
         check_codes(indices, self.config.num_latents, self.config.num_codes)
         return self.decoder(self.quantizer.decode(indices.long()))[0]
 
+    @with_hooks
     def project_latents(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values that the occupancy head reads of latents `(B, L, hidden)`: compute once, query many times."""
         check_latents(latents, self.config.hidden_size)
         return self.occupancy_head.attention.project_memory(latents.to(self.occupancy_head.norm.weight.dtype))
 
+    @with_hooks
     def query(self, latents: torch.Tensor | tuple[torch.Tensor, torch.Tensor], queries: torch.Tensor) -> torch.Tensor:
         """The field `(B, Q)` at `queries (B, Q, 3)`, positive inside: occupancy logits, or distances / truncation.
 

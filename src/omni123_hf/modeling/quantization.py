@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .offload import with_hooks
+
 
 def rms_normalize(x: torch.Tensor, eps: float) -> torch.Tensor:
     """`x / sqrt(mean(x²) + eps)` over the last axis, in float32."""
@@ -166,11 +168,13 @@ class SphericalVectorQuantizer(KeptInFloat32):
         """Latents on the sphere: `(..., hidden) -> (..., code_dim)` float32."""
         return rms_normalize(self.in_proj(hidden.to(self.codebook.weight.dtype)), self.eps) * self.norm_weight.float()
 
+    @with_hooks
     def encode(self, hidden: torch.Tensor) -> torch.Tensor:
         """Nearest code indices `(B, L)` of latents `(B, L, hidden)`."""
         z = self.project(hidden)
         return nearest_codes(z.flatten(0, -2), self.codes()).view(z.shape[:-1])
 
+    @with_hooks
     def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """Latents `(B, L, hidden)` of code indices `(B, L)`."""
         return self.out_proj(F.embedding(indices, self.codes()).to(self.codebook.weight.dtype))

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import Omni123Error
+from .offload import with_hooks
 from .quantization import is_distributed
 
 
@@ -166,12 +167,14 @@ class CosineVectorQuantizer(nn.Module):
         """Unit codes `(num_codes, code_dim)` in float32."""
         return F.normalize(self.codebook.float(), dim=-1)
 
+    @with_hooks
     @torch.no_grad()
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """Indices `(...)` of `tokens (..., code_dim)`, whose length is irrelevant."""
         unit = F.normalize(tokens.float(), dim=-1)
         return nearest_codes(unit.flatten(0, -2), self.codes(), self.max_cosines).view(unit.shape[:-1])
 
+    @with_hooks
     def decode(self, indices: torch.Tensor) -> torch.Tensor:
         """Unit codes `(..., code_dim)` float32 of integer indices `(...)`.
 

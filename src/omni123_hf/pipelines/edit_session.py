@@ -33,6 +33,7 @@ from omni123_hf.geometry.export import export_glb
 from omni123_hf.geometry.loading import load_mesh
 from omni123_hf.pipelines.pipeline_base import DEFAULT_RESOLUTION
 from omni123_hf.pipelines.pipeline_edit import Omni123EditPipeline
+from omni123_hf.pipelines.provenance import provenance
 from omni123_hf.pipelines.shape_input import Shape, encode_shapes
 
 
@@ -180,14 +181,15 @@ class EditSession:
 
     def provenance(self, node: EditNode) -> dict[str, Any]:
         """What goes into the mesh file of a node: where it came from."""
-        return {
-            "generator": "omni123-hf",
-            "model_revision": self.pipeline.revision,
-            "instruction": node.instruction,
-            "seed": node.seed,
-            "edit_path": [step.instruction for step in self.path(node.number)[1:]],
-            "edit_parent": node.parent,
-        }
+        return provenance(
+            self.pipeline,
+            instruction=node.instruction or None,
+            seed=node.seed,
+            settings=node.settings,
+            node=node.number,
+            edit_parent=node.parent,
+            edit_path=[step.instruction for step in self.path(node.number)[1:]],
+        )
 
     @classmethod
     def load(cls, folder: str | Path, pipeline: Omni123EditPipeline) -> "EditSession":

@@ -41,6 +41,7 @@ from omni123_hf.pipelines.registry import (
     check_checkpoint,
     checkpoint_revision,
     component_names,
+    licences,
     read_index,
     resolve_checkpoint,
     trained_tasks,
@@ -56,7 +57,8 @@ MIN_RESOLUTION = 16
 # Peak host memory of the dense grid, its coordinates, marching cubes and the mesh, per grid point. Measured, rounded up.
 BYTES_PER_GRID_POINT = 64
 QUERY_CHUNK = 32768
-# (pipeline, step, total, facts) after every token; facts: modality, segment, and codes, those of the segment so far.
+# (pipeline, step, total, facts) after every token; facts: modality, segment, codes, those of the segment so far, and given,
+# the codes (rows, n) of each segment that was there already.
 StepCallback = Callable[[Any, int, int, dict[str, Any]], object]
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 
@@ -77,6 +79,9 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
     `task` is the row of `modeling.tasks` that it generates.
     """
 
+    # In the order of most calls; components that a pipeline lacks are passed over.
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->image_tokenizer->image_vae->shape_tokenizer"
+
     task: str
     tokenizer: PreTrainedTokenizerBase
     text_encoder: CLIPTextModel
@@ -96,7 +101,10 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         for component in components.values():
             if isinstance(component, torch.nn.Module):
                 component.eval()
+        # What the checkpoint says of itself; None for a pipeline that was put together from components.
         self.revision: str | None = None
+        self.licences: dict[str, Any] | None = None
+        self.trained_tasks: set[str] | None = None
 
     @classmethod
     def from_pretrained(
@@ -148,14 +156,22 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
             raise Omni123Error(
                 f"cannot load the checkpoint {name!r}: {type(error).__name__}: {_one_line(error)}"
             ) from error
-        pipeline.revision = checkpoint_revision(folder)
-        known = trained_tasks(folder)
+        pipeline.revision, pipeline.licences = checkpoint_revision(folder), licences(folder)
+        pipeline.trained_tasks = known = trained_tasks(folder)
         if known is not None and cls.task not in known:
             logger.warning(
                 "%s was not trained on %s: what this pipeline makes with it means nothing (trained: %s)",
                 name, cls.task, ", ".join(sorted(known)),
             )  # fmt: skip
         return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """A pipeline of this class that shares the components of another one, and what is known of their checkpoint."""
+        made = super().from_pipe(pipeline, **kwargs)
+        for name in ("revision", "licences", "trained_tasks"):
+            setattr(made, name, getattr(pipeline, name, None))
+        return made
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
@@ -243,6 +259,7 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         guidance_drops: Drops = "text",
     ) -> Sampling:
         """The settings of a call, checked before any work; the checkpoint's own guidance where none is given."""
+        self.check_devices()
         scale, schedule = self.guidance(guidance_scale, guidance_schedule)
         check_settings(scale, schedule, temperature, top_k, top_p, seed, generator, output_type, guidance_drops)
         check_samples(num_samples)
@@ -251,6 +268,21 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         if seed is not None:
             generator = torch.Generator(self._execution_device).manual_seed(seed)
         return Sampling(scale, schedule, guidance_drops, temperature, top_k, top_p, generator)
+
+    def check_devices(self) -> None:
+        """Raises `Omni123Error` when the components compute on different devices."""
+        places: dict[str, list[str]] = {}
+        for name, component in self.components.items():
+            if isinstance(component, torch.nn.Module):
+                hooked = next((part for part in component.modules() if hasattr(part, "_hf_hook")), None)
+                device = self._execution_device if hooked is not None else component.device
+                places.setdefault(str(device), []).append(name)
+        if len(places) > 1:
+            parts = "; ".join(f"{', '.join(names)} on {device}" for device, names in places.items())
+            raise Omni123Error(
+                f"the components of this pipeline are on different devices ({parts}), perhaps because a pipeline that shares "
+                "some was moved; move this one with .to(device), or load the other with from_pretrained"
+            )
 
     def encode_images(self, images: Any) -> torch.Tensor:
         """Pictures (`image_input.Picture`, one or a list) to image tokens (B, Li)."""
@@ -306,7 +338,12 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
 
         def report(progress: GenerationProgress) -> None:
             if callback is not None:
-                facts = {"modality": progress.modality, "segment": progress.segment, "codes": progress.codes}
+                facts = {
+                    "modality": progress.modality,
+                    "segment": progress.segment,
+                    "codes": progress.codes,
+                    "given": given_codes,
+                }
                 callback(self, progress.done, progress.total, facts)
 
         settings = sampling.arguments()
@@ -321,9 +358,8 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
                 "text_embeds_2": repeated(text.text_embeds_2),
                 "text_attention_mask_2": repeated(text.text_attention_mask_2),
             }
-        plan = generation_plan(
-            task, self.transformer.config, {name: repeated(value) for name, value in (given or {}).items()}
-        )
+        given_codes = {name: repeated(value) for name, value in (given or {}).items()}
+        plan = generation_plan(task, self.transformer.config, given_codes)
         return self.transformer.generate_plan(
             plan, batch_size=rows * num_samples, callback=report, **conditions, **settings
         )

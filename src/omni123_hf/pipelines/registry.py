@@ -17,6 +17,8 @@ from omni123_hf.errors import Omni123Error
 
 INDEX_FILE = "model_index.json"
 PROVENANCE_FILE = "provenance.json"
+LINEAGE_FILE = "data_lineage.json"
+UNKNOWN_LICENCE = "unknown"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 # What a component folder holds that changes the output; logs and cards beside it do not.
 _MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -129,11 +131,12 @@ def trained_image_count(folder: Path, task: str) -> int | None:
     # Late: other readers of this module must answer without loading torch.
     from omni123_hf.modeling.tasks import DEFAULT_NUM_IMAGES
 
-    counts = [
-        int(options.get("num_images", DEFAULT_NUM_IMAGES))
-        for options in _backbone_options(folder)
-        if task in _recipe_tasks(options)
-    ]
+    counts: list[int] = []
+    for options in _backbone_options(folder):
+        if task in _recipe_tasks(options):
+            given = options.get("num_images", DEFAULT_NUM_IMAGES)
+            # A list where every micro-batch drew one.
+            counts += map(int, given if isinstance(given, list) else [given])
     return max(counts, default=None)
 
 
@@ -147,6 +150,24 @@ def _recipe_tasks(options: dict[str, Any]) -> set[str]:
         named = line["tasks"]
         tasks.update([named] if isinstance(named, str) else named)
     return tasks
+
+
+def licences(folder: Path) -> dict[str, Any]:
+    """Under what a checkpoint and the data it was trained on are licensed, by `provenance.json` and `data_lineage.json`.
+
+    `checkpoint`: a licence. `training_data`: the licences of its sources, in order. "unknown" where nothing is kept.
+    `attributions`: the file that names every source, where there is one.
+    """
+    found: dict[str, Any] = {
+        "checkpoint": str(provenance(folder).get("licence", UNKNOWN_LICENCE)),
+        "training_data": [UNKNOWN_LICENCE],
+    }
+    lineage = folder / LINEAGE_FILE
+    if lineage.is_file():
+        sources = _read_json(lineage).get("sources") or []
+        found["training_data"] = sorted({str(source.get("licence", UNKNOWN_LICENCE)) for source in sources})
+        found["attributions"] = f"{LINEAGE_FILE} of the checkpoint"
+    return found
 
 
 def safetensors_header(file: Path) -> dict[str, Any]:
