@@ -15,6 +15,7 @@ import typer
 
 from omni123_hf import __version__
 from omni123_hf.cli.info import LIBRARIES, library_version
+from omni123_hf.cli.options import Extraction
 from omni123_hf.errors import Omni123Error
 
 
@@ -50,6 +51,7 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest codes.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample in the nucleus of this probability.")] = None,
     resolution: Annotated[int, typer.Option(help="Points on a side of the surface extraction grid.")] = 96,
+    extraction: Extraction = "safe",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -65,6 +67,7 @@ def generate(
             "top_k": top_k,
             "top_p": top_p,
             "resolution": resolution,
+            "extraction": extraction,
         }
         pipeline: Any = load_pipeline(model, device)
         if lora is not None:
@@ -89,6 +92,7 @@ def generate(
             "tokens": count_tokens(pipeline, prompt, output),
             "seconds": {"load": loaded, **output.timings},
             "mesh": output.health[0],
+            "extraction": output.extraction[0],
             "failure": output.failures[0],
             "versions": {"omni123-hf": __version__, **{name: library_version(name) for name in LIBRARIES}},
         }

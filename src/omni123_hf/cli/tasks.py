@@ -9,6 +9,7 @@ import typer
 from omni123_hf.cli.options import (
     AsJson,
     Device,
+    Extraction,
     Floaters,
     Format,
     GuidanceScale,
@@ -54,6 +55,7 @@ def image_to_3d(
     top_k: TopK = None,
     top_p: TopP = None,
     resolution: Resolution = 96,
+    extraction: Extraction = "safe",
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
     mesh_format: Format = "glb",
@@ -62,14 +64,16 @@ def image_to_3d(
     as_json: AsJson = False,
 ) -> None:
     """A watertight mesh from a picture of an object on a plain background, or from each picture of a folder."""
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution, "extraction": extraction}
     finish = finish_settings(target_faces, remove_floaters)
     suffix = check_format(mesh_format)
 
     def make(pipeline: Any, path: Path, folder: Path, callbacks: dict[str, Any]) -> Result:
         output = pipeline(path, prompt, finish=finish, **settings, **callbacks)
         facts = {"prompt": prompt, "seed": seed, "image": path.name, "model_revision": pipeline.revision}
-        return write_mesh(output.meshes[0], output.health[0], output.failures[0], folder, suffix, facts)
+        result = write_mesh(output.meshes[0], output.health[0], output.failures[0], folder, suffix, facts)
+        result.facts["extraction"] = output.extraction[0]
+        return result
 
     TaskRun("Omni123ImageTo3DPipeline", model, device, settings, quiet, as_json).run(image, IMAGE_SUFFIXES, out, make)
 
@@ -121,6 +125,7 @@ def multiview(
     top_k: TopK = None,
     top_p: TopP = None,
     resolution: Resolution = 96,
+    extraction: Extraction = "safe",
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
     mesh_format: Format = "glb",
@@ -133,7 +138,7 @@ def multiview(
 
     first, more = split_views(views), split_views(extra_views)
     check_distinct([*first, *more])
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution, "extraction": extraction}
     finish = finish_settings(target_faces, remove_floaters)
     suffix = check_format(mesh_format)
 
@@ -144,7 +149,7 @@ def multiview(
         facts = {"prompt": prompt, "seed": seed, "model_revision": pipeline.revision}
         result = write_mesh(output.meshes[0], output.health[0], output.failures[0], folder, suffix, facts)
         result.files = [*(f"{name}.png" for name in output.views[0]), *result.files]
-        result.facts |= {"prompt": prompt, "views": output.views[0]}
+        result.facts |= {"prompt": prompt, "views": output.views[0], "extraction": output.extraction[0]}
         return result
 
     TaskRun("Omni123MultiViewPipeline", model, device, settings, quiet, as_json).run_text(prompt, out, make)
@@ -168,6 +173,7 @@ def edit(
     top_k: TopK = None,
     top_p: TopP = None,
     resolution: Resolution = 96,
+    extraction: Extraction = "safe",
     mesh_format: Format = "glb",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -176,7 +182,7 @@ def edit(
     """Change a mesh as an instruction says; with --session, as a step in a tree of edits that can be gone back in."""
     if (out is None) == (session is None):
         raise Omni123Error("give --out for one result, or --session for a tree of edits")
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution, "extraction": extraction}
     if session is not None:
         edit_session(session, mesh, instruction, at, settings, model, device, as_json)
         return
@@ -197,6 +203,7 @@ def edit(
             "instruction": instruction,
             "changed": output.changed[0],
             "locality": output.locality[0],
+            "extraction": output.extraction[0],
         }
         return result
 
@@ -268,6 +275,7 @@ def detokenize(
     ],
     model: Model = MINI,
     resolution: Resolution = 96,
+    extraction: Extraction = "safe",
     device: Device = "cpu",
 ) -> None:
     """The mesh or picture that tokens stand for."""
@@ -277,6 +285,7 @@ def detokenize(
 
     from omni123_hf.cli.generate import load_pipeline
     from omni123_hf.geometry.export import FORMATS, export_mesh, write_atomic
+    from omni123_hf.geometry.extraction import check_mode
     from omni123_hf.pipelines.pipeline_base import check_resolution
     from omni123_hf.pipelines.shape_input import checked_tokens
 
@@ -285,12 +294,13 @@ def detokenize(
     if out.suffix.lower() not in wanted:
         raise Omni123Error(f"{out.name!r} cannot hold {kind} tokens; use one of {', '.join(wanted)}")
     check_resolution(resolution)
+    check_mode(extraction)
     pipeline: Any = load_pipeline(model, device)
     need(pipeline, kind, model)
     if kind == "shape":
         tokens = checked_tokens(torch.tensor(values), pipeline.shape_tokenizer).to(pipeline.device)
         with torch.no_grad():
-            meshes, failures = pipeline.decode_shapes(tokens, resolution)
+            meshes, failures = pipeline.decode_shapes(tokens, resolution, extraction=extraction)
         if meshes[0] is None:
             raise Omni123Error(f"the tokens have no surface: {failures[0]}")
         export_mesh(meshes[0], out, {"generator": "omni123-hf", "model_revision": pipeline.revision})

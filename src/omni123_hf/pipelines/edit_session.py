@@ -47,6 +47,7 @@ NODE_SETTINGS = (
     "top_k",
     "top_p",
     "resolution",
+    "extraction",
 )
 
 
