@@ -168,17 +168,19 @@ def test_random_fields_of_every_roughness():
 
 
 def test_repairs_look_at_cells_that_were_never_evaluated(monkeypatch):
-    asked = []
+    repairs = []
     real = marching._cells_around
-    monkeypatch.setattr(marching, "_cells_around", lambda *args: (asked.append(1), real(*args))[1])
-    rng = np.random.default_rng(0)
-    grid = np.full((SIDE,) * 3, -1.0)
-    # Blocks that meet at edges and corners, with values of very different size: what marching cubes crosses edges in.
-    block = np.where(rng.random((6,) * 3) < 0.5, 1.0, -1.0).repeat(2, 0).repeat(2, 1).repeat(2, 2)
-    grid[10:22, 10:22, 10:22] = block * rng.choice([0.01, 1.0, 100.0], (12,) * 3)
-    equal, report = compared(grid, "safe")
-    assert equal and report.evaluated < report.points
-    assert asked, "this field no longer needs a repair"
+    monkeypatch.setattr(marching, "_cells_around", lambda *args: (repairs.append(1), real(*args))[1])
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        grid = np.full((SIDE,) * 3, -1.0)
+        # Noise of very different sizes: what marching cubes crosses edges in. `fast`, since `safe` distrusts its specks.
+        noise = np.where(rng.random((14,) * 3) < 0.1, 1.0, -1.0)
+        grid[10:24, 10:24, 10:24] = noise * rng.choice([0.01, 1.0, 100.0], noise.shape)
+        equal, report = compared(grid, "fast")
+        assert equal or report.misses, (seed, report)
+        assert equal and report.evaluated < report.points, (seed, report)
+    assert repairs, "these fields no longer need a repair"
 
 
 def test_nothing_inside_is_only_said_of_the_whole_grid():

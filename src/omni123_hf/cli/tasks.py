@@ -64,7 +64,10 @@ def image_to_3d(
     as_json: AsJson = False,
 ) -> None:
     """A watertight mesh from a picture of an object on a plain background, or from each picture of a folder."""
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution, "extraction": extraction}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {
+        "resolution": resolution,
+        "extraction": extraction,
+    }
     finish = finish_settings(target_faces, remove_floaters)
     suffix = check_format(mesh_format)
 
@@ -138,7 +141,10 @@ def multiview(
 
     first, more = split_views(views), split_views(extra_views)
     check_distinct([*first, *more])
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution, "extraction": extraction}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {
+        "resolution": resolution,
+        "extraction": extraction,
+    }
     finish = finish_settings(target_faces, remove_floaters)
     suffix = check_format(mesh_format)
 
@@ -182,7 +188,10 @@ def edit(
     """Change a mesh as an instruction says; with --session, as a step in a tree of edits that can be gone back in."""
     if (out is None) == (session is None):
         raise Omni123Error("give --out for one result, or --session for a tree of edits")
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution, "extraction": extraction}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {
+        "resolution": resolution,
+        "extraction": extraction,
+    }
     if session is not None:
         edit_session(session, mesh, instruction, at, settings, model, device, as_json)
         return

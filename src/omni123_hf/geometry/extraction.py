@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]
 # A field may be a network, whose matrix products round a row differently in a small batch. Sparse modes ask for few points
 # at a time and must get the values that a dense grid gets: batches are filled up to a multiple of this.
 ROW_MULTIPLE = 512
+PIECE = 2**20
 
 
 def extract_surface(
@@ -111,7 +112,14 @@ def evaluate_grid(
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Field values (R,R,R) float32 at the grid points, axes in x, y, z order, first at -bound and last at +bound."""
-    values = grid_evaluator(field, resolution, bound, chunk, progress)(np.arange(resolution**3))
+    evaluate = grid_evaluator(field, resolution, bound, chunk, progress)
+    total = resolution**3
+    values = np.empty(total, dtype=np.float32)
+    # Indices of the whole grid at once would take twice the memory of its values.
+    piece = max(chunk, PIECE // chunk * chunk)
+    for start in range(0, total, piece):
+        stop = min(start + piece, total)
+        values[start:stop] = evaluate(np.arange(start, stop))
     return values.reshape(resolution, resolution, resolution)
 
 
@@ -132,6 +140,8 @@ def grid_evaluator(
     axis = np.linspace(-bound, bound, resolution, dtype=np.float32)
     total, done = resolution**3, 0
     on_grid = field.on_grid(axis) if hasattr(field, "on_grid") else None
+    # Every call of a field on an accelerator ends by waiting for it.
+    chunk = max(chunk, getattr(on_grid, "rows", chunk))
 
     def ask(flat: np.ndarray) -> np.ndarray:
         if on_grid is not None:

@@ -53,9 +53,7 @@ def closed_marching_cubes(
         if complete is not None:
             flat, values = complete(_cells_around(vertices[bad], len(grid)))
             values = np.where(border.reshape(-1)[flat], np.minimum(values, -step), values)
-            grid.reshape(-1)[flat] = np.where(
-                np.abs(values) < margin, np.where(values > 0, margin, -margin), values
-            )
+            grid.reshape(-1)[flat] = np.where(np.abs(values) < margin, np.where(values > 0, margin, -margin), values)
         _separate(grid, vertices[bad], step)
     else:
         raise Omni123Error("marching cubes left open or crossing edges in this field; try another resolution")

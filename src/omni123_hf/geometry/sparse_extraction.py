@@ -81,7 +81,9 @@ class SparseExtraction:
         for is_second in (False, True):
             self.report.specks = lattice.specks()
             if mode == "safe" and self.report.specks:
-                return self._dense(lattice, f"{self.report.specks} features of one grid point, between which may be more")
+                return self._dense(
+                    lattice, f"{self.report.specks} features of one grid point, between which may be more"
+                )
             if not self._audit(lattice, plan):
                 return lattice
             if mode == "fast":
