@@ -30,7 +30,7 @@ from omni123_hf.geometry.extraction import evaluate_grid, extract_surface_with_r
 from omni123_hf.geometry.marching import closed_marching_cubes
 from omni123_hf.modeling.configuration_shape_tokenizer import Omni123ShapeTokenizerConfig
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
-from omni123_hf.modeling.shape_field import ShapeField
+from omni123_hf.modeling.shape_grid_field import ShapeField
 from omni123_hf.pipelines.shape_input import encode_shapes
 
 

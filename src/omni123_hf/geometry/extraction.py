@@ -26,7 +26,7 @@ __all__ = [
     "extract_surface_with_report",
     "mesh_from_grid",
 ]
-# (N,3) float32 points to (N,) values. One that also has `on_grid(axis)`, `modeling.shape_field.ShapeField` for one, is asked
+# (N,3) float32 points to (N,) values. One that also has `on_grid(axis)`, `modeling.shape_grid_field.ShapeField` for one, is asked
 # by flat grid indices (N,) int64 instead.
 Field = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int, int], None]

@@ -8,7 +8,7 @@ import torch
 from .modeling_image_tokenizer import Omni123ImageTokenizer
 from .modeling_image_vae import Omni123ImageVAE
 from .modeling_shape_tokenizer import Omni123ShapeTokenizer
-from .shape_field import ShapeField
+from .shape_grid_field import ShapeField
 
 
 def image_grid(count: int, tokenizer: Omni123ImageTokenizer, vae: Omni123ImageVAE) -> tuple[int, int]:

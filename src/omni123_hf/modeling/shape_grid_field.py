@@ -2,7 +2,7 @@
 
 On a grid every feature of the position embedding depends on one coordinate. The embedding and the first linear layer of
 the occupancy head therefore become three table rows that are added: one table an axis, one row a grid coordinate. Keys and
-values of the latents are projected once. Both are exact up to the order of float32 sums (about 1e-6 of a logit).
+values of the latents are projected once. Both are exact up to the order of float32 sums (about one part in a million).
 """
 
 from __future__ import annotations
