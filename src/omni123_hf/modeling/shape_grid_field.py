@@ -23,6 +23,8 @@ CPU_ROWS = 32768
 CUDA_ROWS = 262144
 # Share of the accelerator's free memory that one batch may take.
 MEMORY_SHARE = 0.25
+# Tables are a way to compute this function and no other.
+_QUERY = Omni123ShapeTokenizer.query
 
 
 class ShapeField:
@@ -47,7 +49,8 @@ class ShapeGridField:
     """Flat indices `(N,)` of a grid's points (x slowest) to values `(N,)` float32.
 
     Works in batches of `rows` and copies to the host once a call. Layers that are no plain `nn.Linear` (quantised ones
-    are not linear in their input) have no tables: `uses_tables` is False and points are embedded one by one.
+    are not linear in their input) have no tables, nor has a tokenizer with a `query` of its own: `uses_tables` is False and
+    points are asked one by one.
     """
 
     def __init__(self, field: ShapeField, axis: np.ndarray, rows: int | None = None):
@@ -55,7 +58,8 @@ class ShapeGridField:
         self.axis = torch.from_numpy(np.ascontiguousarray(axis, dtype=np.float32)).to(field.device)
         head = field.tokenizer.occupancy_head
         first = head.query_proj.in_layer
-        self.uses_tables = type(first) is nn.Linear and first.weight.is_floating_point()
+        is_linear = type(first) is nn.Linear and first.weight.is_floating_point()
+        self.uses_tables = is_linear and getattr(field.tokenizer.query, "__func__", None) is _QUERY
         self.rows = batch_rows(field) if rows is None else rows
         if self.rows < ROW_MULTIPLE or self.rows % ROW_MULTIPLE:
             raise Omni123Error(f"rows must be a multiple of {ROW_MULTIPLE}, got {self.rows}")
