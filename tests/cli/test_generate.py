@@ -56,6 +56,8 @@ def test_writes_the_four_files(tiny_pipeline, tiny_pipeline_folder, tmp_path, so
     assert result["tokens"] == {"text": text, "text_2": text_2, "image": 16, "shape": 8}
     assert result["mesh"]["watertight"] and result["mesh"]["components"] == 1
     assert result["mesh"]["faces"] == len(mesh.faces) and result["mesh"]["volume"] > 0
+    assert result["settings"]["extraction"] == result["extraction"]["mode"] == "safe"
+    assert 0 < result["extraction"]["share"] <= 1 and result["extraction"]["misses"] == 0
     assert {"load", "transformer", "shape_decoder", "total"} <= set(result["seconds"])
     captured = capsys.readouterr()
     assert "watertight" in captured.out and "tokens" in captured.err and "surface" in captured.err

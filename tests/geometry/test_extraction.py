@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.geometry import extraction
+from omni123_hf.geometry import marching
 from omni123_hf.geometry.export import export_glb
 from omni123_hf.geometry.extraction import EmptySurfaceError, extract_surface, mesh_from_grid
 from omni123_hf.geometry.health import mesh_health
@@ -73,8 +73,8 @@ def test_noise_fields_are_closed_and_stay_closed_in_a_file(sigma, binary, tmp_pa
 
 def test_crossing_edges_of_marching_cubes_are_repaired(monkeypatch):
     repairs = []
-    real = extraction._separate
-    monkeypatch.setattr(extraction, "_separate", lambda *args: (repairs.append(1), real(*args)))
+    real = marching._separate
+    monkeypatch.setattr(marching, "_separate", lambda *args: (repairs.append(1), real(*args)))
     for seed in range(6):
         rng = np.random.default_rng(seed)
         grid = np.where(rng.random((32,) * 3) < 0.1, 1.0, -1.0) * rng.choice([0.01, 1.0, 100.0], (32,) * 3)

@@ -46,6 +46,22 @@ def test_output_has_one_entry_a_prompt(tiny_pipeline):
     assert all(seconds > 0 for seconds in output.timings.values())
 
 
+def test_every_mode_of_extraction_gives_the_same_mesh_and_says_how(tiny_pipeline, monkeypatch):
+    monkeypatch.setattr(
+        "omni123_hf.modeling.modeling_shape_tokenizer.Omni123ShapeTokenizer.query",
+        lambda self, latents, queries: 0.7 - queries.norm(dim=-1),
+    )
+    meshes = {}
+    for mode in ("dense", "safe", "fast"):
+        output = tiny_pipeline(PROMPT, resolution=32, extraction=mode)
+        (meshes[mode],), (report,) = output.meshes, output.extraction
+        assert report["mode"] == mode and report["misses"] == 0 and report["points"] == 32**3
+        assert (report["evaluated"] == 32**3) == (mode == "dense")
+        assert np.array_equal(meshes[mode].vertices, meshes["dense"].vertices)
+        assert np.array_equal(meshes[mode].faces, meshes["dense"].faces)
+    assert tiny_pipeline(PROMPT, output_type="tokens").extraction is None
+
+
 def test_images_are_the_decoded_tokens(tiny_pipeline):
     output = tiny_pipeline(PROMPT, resolution=16)
     with torch.no_grad():
@@ -125,6 +141,7 @@ def test_an_empty_field_is_reported_and_not_hidden(tiny_pipeline, monkeypatch):
         ({"seed": 1, "generator": torch.Generator()}, "not both"),
         ({"output_type": "latent"}, "output type"),
         ({"resolution": 4}, "at least 16"),
+        ({"extraction": "quick"}, "unknown extraction mode 'quick'"),
         ({"resolution": 100_000}, "use at most"),
     ],
 )

@@ -21,7 +21,7 @@ from omni123_hf.cli.generate_run import (
     read_prompts,
     run_prompt,
 )
-from omni123_hf.cli.options import AsJson, Color, TextureSize, check_color
+from omni123_hf.cli.options import AsJson, Color, Extraction, TextureSize, check_color
 from omni123_hf.errors import Omni123Error
 
 
@@ -79,6 +79,7 @@ def generate(
         int | None,
         typer.Option("--preview-every", help="Write preview_mesh.glb anew after every so many codes of the shape."),
     ] = None,
+    extraction: Extraction = "safe",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: AsJson = False,
@@ -98,6 +99,7 @@ def generate(
         "top_k": top_k,
         "top_p": top_p,
         "resolution": resolution,
+        "extraction": extraction,
     }
     request = Request(
         model,

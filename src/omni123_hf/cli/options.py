@@ -22,6 +22,10 @@ Temperature = Annotated[float, typer.Option("--temperature", help="0 is greedy."
 TopK = Annotated[int | None, typer.Option("--top-k", help="Sample among the k likeliest codes.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Sample in the nucleus of this probability.")]
 Resolution = Annotated[int, typer.Option("--resolution", help="Points on a side of the surface extraction grid.")]
+Extraction = Annotated[
+    str,
+    typer.Option("--extraction", help="Where the field is asked for the surface: dense (everywhere), safe or fast."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the record of each result as a line of JSON, and nothing else.")

@@ -10,6 +10,7 @@ from omni123_hf.cli.options import (
     AsJson,
     Color,
     Device,
+    Extraction,
     Floaters,
     Format,
     GuidanceScale,
@@ -57,6 +58,7 @@ def image_to_3d(
     top_k: TopK = None,
     top_p: TopP = None,
     resolution: Resolution = 96,
+    extraction: Extraction = "safe",
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
     color: Color = None,
@@ -67,7 +69,10 @@ def image_to_3d(
     as_json: AsJson = False,
 ) -> None:
     """A watertight mesh from a picture of an object on a plain background, or from each picture of a folder."""
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {
+        "resolution": resolution,
+        "extraction": extraction,
+    }
     finish = finish_settings(target_faces, remove_floaters)
     suffix = check_format(mesh_format)
     check_color_format(check_color(color, texture_size), suffix)
@@ -78,6 +83,7 @@ def image_to_3d(
         facts = provenance(pipeline, model, prompt=prompt, seed=seed, settings=settings, image=path.name)
         result = write_mesh(mesh, output.health[0], output.failures[0], folder, suffix, facts)
         result.facts |= colors
+        result.facts["extraction"] = output.extraction[0]
         return result
 
     TaskRun("Omni123ImageTo3DPipeline", model, device, settings, quiet, as_json).run(image, IMAGE_SUFFIXES, out, make)
@@ -130,6 +136,7 @@ def multiview(
     top_k: TopK = None,
     top_p: TopP = None,
     resolution: Resolution = 96,
+    extraction: Extraction = "safe",
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
     mesh_format: Format = "glb",
@@ -142,7 +149,10 @@ def multiview(
 
     first, more = split_views(views), split_views(extra_views)
     check_distinct([*first, *more])
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {
+        "resolution": resolution,
+        "extraction": extraction,
+    }
     finish = finish_settings(target_faces, remove_floaters)
     suffix = check_format(mesh_format)
 
@@ -153,7 +163,7 @@ def multiview(
         facts = provenance(pipeline, model, prompt=prompt, seed=seed, settings=settings)
         result = write_mesh(output.meshes[0], output.health[0], output.failures[0], folder, suffix, facts)
         result.files = [*(f"{name}.png" for name in output.views[0]), *result.files]
-        result.facts |= {"prompt": prompt, "views": output.views[0]}
+        result.facts |= {"prompt": prompt, "views": output.views[0], "extraction": output.extraction[0]}
         return result
 
     TaskRun("Omni123MultiViewPipeline", model, device, settings, quiet, as_json).run_text(prompt, out, make)
@@ -179,6 +189,7 @@ def edit(
     resolution: Resolution = 96,
     color: Color = None,
     texture_size: TextureSize = 1024,
+    extraction: Extraction = "safe",
     mesh_format: Format = "glb",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -187,7 +198,10 @@ def edit(
     """Change a mesh as an instruction says; with --session, as a step in a tree of edits that can be gone back in."""
     if (out is None) == (session is None):
         raise Omni123Error("give --out for one result, or --session for a tree of edits")
-    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {"resolution": resolution}
+    settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {
+        "resolution": resolution,
+        "extraction": extraction,
+    }
     check_color(color, texture_size)
     if session is not None:
         if color is not None:
@@ -210,6 +224,7 @@ def edit(
             "instruction": instruction,
             "changed": output.changed[0],
             "locality": output.locality[0],
+            "extraction": output.extraction[0],
         }
         return result
 
@@ -281,6 +296,7 @@ def detokenize(
     ],
     model: Model = MINI,
     resolution: Resolution = 96,
+    extraction: Extraction = "safe",
     device: Device = "cpu",
 ) -> None:
     """The mesh or picture that tokens stand for."""
@@ -290,6 +306,7 @@ def detokenize(
 
     from omni123_hf.cli.generate import load_pipeline
     from omni123_hf.geometry.export import FORMATS, export_mesh, write_atomic
+    from omni123_hf.geometry.extraction import check_mode
     from omni123_hf.pipelines.pipeline_base import check_resolution
     from omni123_hf.pipelines.shape_input import checked_tokens
 
@@ -298,12 +315,13 @@ def detokenize(
     if out.suffix.lower() not in wanted:
         raise Omni123Error(f"{out.name!r} cannot hold {kind} tokens; use one of {', '.join(wanted)}")
     check_resolution(resolution)
+    check_mode(extraction)
     pipeline: Any = load_pipeline(model, device)
     need(pipeline, kind, model)
     if kind == "shape":
         tokens = checked_tokens(torch.tensor(values), pipeline.shape_tokenizer).to(pipeline.device)
         with torch.no_grad():
-            meshes, failures = pipeline.decode_shapes(tokens, resolution)
+            meshes, failures = pipeline.decode_shapes(tokens, resolution, extraction=extraction)
         if meshes[0] is None:
             raise Omni123Error(f"the tokens have no surface: {failures[0]}")
         export_mesh(meshes[0], out, provenance(pipeline, model, tokens=source.name))

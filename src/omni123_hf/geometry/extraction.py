@@ -1,28 +1,39 @@
-"""From an occupancy field to a closed triangle mesh: marching cubes on a dense grid (skimage's Lewiner variant)."""
+"""From an occupancy field to a closed triangle mesh: marching cubes on a grid that is evaluated densely or sparsely."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import trimesh
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from skimage.measure import marching_cubes
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.extraction_report import MODES, ExtractionReport
+from omni123_hf.geometry.marching import EmptySurfaceError, closed_marching_cubes
 from omni123_hf.geometry.normalization import FIELD_BOUND
+from omni123_hf.geometry.sparse_extraction import SparseExtraction
+from omni123_hf.geometry.sparse_grid import Evaluate
 
 
+__all__ = [
+    "EmptySurfaceError",
+    "Field",
+    "evaluate_grid",
+    "extract_surface",
+    "extract_surface_with_report",
+    "mesh_from_grid",
+]
+# (N,3) float32 points to (N,) values. One that also has `on_grid(axis)`, `modeling.shape_grid_field.ShapeField` for one, is asked
+# by flat grid indices (N,) int64 instead.
 Field = Callable[[np.ndarray], np.ndarray]
-# No grid value may lie closer to the level than this share of a typical step across it: vertices of neighbouring cells
-# would fall on one grid point, and a file reader that merges equal vertices would open the mesh.
-LEVEL_MARGIN = 1e-3
-REPAIR_ROUNDS = 8
-
-
-class EmptySurfaceError(Omni123Error):
-    """The field is nowhere positive on the grid, so there is no surface."""
+Progress = Callable[[int, int], None]
+# A field may be a network, whose matrix products round a row differently in a small batch. Sparse modes ask for few points
+# at a time and must get the values that a dense grid gets: batches are filled up to a multiple of this.
+ROW_MULTIPLE = 512
+PIECE = 2**20
 
 
 def extract_surface(
@@ -30,29 +41,67 @@ def extract_surface(
     resolution: int = 96,
     bound: float = FIELD_BOUND,
     chunk: int = 65536,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     largest_only: bool = False,
     min_component_fraction: float = 0.0,
+    mode: str = "dense",
 ) -> trimesh.Trimesh:
     """Surface where `field` crosses zero, as a watertight mesh whose normals point out.
 
     field: (N,3) float32 points to (N,) logits, positive inside; called with at most `chunk` points at a time.
-    resolution: grid points along each side of ±bound, both ends included. progress: called with (done, total) points.
+    resolution: grid points along each side of ±bound, both ends included. progress: called with (done, total) points;
+    the sparse modes end early.
     largest_only keeps the one closed shell of greatest volume and so fills its cavities; min_component_fraction drops
     shells, floaters and cavities alike, with less than that share of the total volume. Both are off by default;
-    `mesh.metadata["removed_components"]` counts what went. Nothing inside raises `EmptySurfaceError`, values that are not finite raise `Omni123Error`.
+    `mesh.metadata["removed_components"]` counts what went.
+    mode: "dense" asks the field at every grid point; "safe" and "fast" where the surface can be (`sparse_extraction`). A
+    sparse mode that missed nothing gives the vertices and faces of "dense" exactly.
+    Nothing inside raises `EmptySurfaceError`, values that are not finite raise `Omni123Error`.
     """
+    return extract_surface_with_report(
+        field, resolution, bound, chunk, progress, largest_only, min_component_fraction, mode
+    )[0]
+
+
+def extract_surface_with_report(
+    field: Field,
+    resolution: int = 96,
+    bound: float = FIELD_BOUND,
+    chunk: int = 65536,
+    progress: Progress | None = None,
+    largest_only: bool = False,
+    min_component_fraction: float = 0.0,
+    mode: str = "dense",
+    seed: int = 0,
+) -> tuple[trimesh.Trimesh, ExtractionReport]:
+    """`extract_surface`, and how the surface was found. seed: of the audit's random points."""
     if resolution < 4:
         raise Omni123Error(f"resolution must be at least 4 grid points a side, got {resolution}")
     if not 0.0 <= min_component_fraction < 1.0:
         raise Omni123Error(f"min_component_fraction must be in [0, 1), got {min_component_fraction}")
-    grid = evaluate_grid(field, resolution, bound, chunk, progress)
-    mesh = mesh_from_grid(grid, bound)
+    check_mode(mode)
+    if mode == "dense":
+        grid = evaluate_grid(field, resolution, bound, chunk, progress)
+        marched = closed_marching_cubes(grid)
+        report = ExtractionReport(mode, resolution, grid.size, [{"stride": 1, "evaluated": grid.size}])
+    else:
+        evaluate = grid_evaluator(field, resolution, bound, chunk, progress, ROW_MULTIPLE)
+        extraction = SparseExtraction(evaluate, resolution, mode, seed)
+        marched, report = extraction.run(), extraction.report
+        if progress is not None:
+            progress(report.points, report.points)
+    mesh = _placed(marched[0], marched[1], resolution, bound)
     removed = 0
     if largest_only or min_component_fraction > 0.0:
         mesh, removed = _keep_components(mesh, largest_only, min_component_fraction)
     mesh.metadata["removed_components"] = removed
-    return mesh
+    return mesh, report
+
+
+def check_mode(mode: Any) -> None:
+    """Raises `Omni123Error` for a mode of extraction that there is not."""
+    if mode not in MODES:
+        raise Omni123Error(f"unknown extraction mode {mode!r}; use one of {', '.join(MODES)}")
 
 
 def evaluate_grid(
@@ -60,99 +109,86 @@ def evaluate_grid(
     resolution: int,
     bound: float = FIELD_BOUND,
     chunk: int = 65536,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Field values (R,R,R) float32 at the grid points, axes in x, y, z order, first at -bound and last at +bound."""
+    evaluate = grid_evaluator(field, resolution, bound, chunk, progress)
+    total = resolution**3
+    values = np.empty(total, dtype=np.float32)
+    # Indices of the whole grid at once would take twice the memory of its values.
+    piece = max(chunk, PIECE // chunk * chunk)
+    for start in range(0, total, piece):
+        stop = min(start + piece, total)
+        values[start:stop] = evaluate(np.arange(start, stop))
+    return values.reshape(resolution, resolution, resolution)
+
+
+def grid_evaluator(
+    field: Field,
+    resolution: int,
+    bound: float,
+    chunk: int,
+    progress: Progress | None,
+    multiple: int = 1,
+) -> Evaluate:
+    """`field` as a function of flat grid indices, checked, in chunks. multiple: points a call are a multiple of this.
+
+    Raises `Omni123Error` for values that are not finite or not one a point.
+    """
     if chunk < 1:
         raise Omni123Error(f"chunk must be at least 1 point, got {chunk}")
     axis = np.linspace(-bound, bound, resolution, dtype=np.float32)
-    total = resolution**3
-    values = np.empty(total, dtype=np.float32)
-    for start in range(0, total, chunk):
-        flat = np.arange(start, min(start + chunk, total))
-        points = np.stack([axis[i] for i in np.unravel_index(flat, (resolution,) * 3)], axis=1)
+    total, done = resolution**3, 0
+    on_grid = field.on_grid(axis) if hasattr(field, "on_grid") else None
+    # Every call of a field on an accelerator ends by waiting for it.
+    chunk = max(chunk, getattr(on_grid, "rows", chunk))
+
+    def ask(flat: np.ndarray) -> np.ndarray:
+        if on_grid is not None:
+            return on_grid(flat)
+        padded = flat
+        if len(flat) % multiple and multiple <= chunk:
+            padded = np.append(flat, np.repeat(flat[-1], min(-len(flat) % multiple, chunk - len(flat))))
+        points = np.stack([axis[i] for i in np.unravel_index(padded, (resolution,) * 3)], axis=1)
         answer = np.asarray(field(points), dtype=np.float32)
-        if answer.shape != (len(flat),):
-            raise Omni123Error(f"the field must return one logit a point: expected ({len(flat)},), got {answer.shape}")
-        values[start : start + len(flat)] = answer
-        if progress is not None:
-            progress(start + len(flat), total)
-    if not np.isfinite(values).all():
-        raise Omni123Error("the field returned values that are not finite; check the decoder's weights and precision")
-    return values.reshape(resolution, resolution, resolution)
+        if answer.shape != (len(padded),):
+            raise Omni123Error(
+                f"the field must return one logit a point: expected ({len(padded)},), got {answer.shape}"
+            )
+        return answer[: len(flat)]
+
+    def evaluate(flat: np.ndarray) -> np.ndarray:
+        nonlocal done
+        values = np.empty(len(flat), dtype=np.float32)
+        for start in range(0, len(flat), chunk):
+            part = flat[start : start + chunk]
+            values[start : start + len(part)] = ask(part)
+            done += len(part)
+            if progress is not None:
+                progress(min(done, total), total)
+        if not np.isfinite(values).all():
+            raise Omni123Error(
+                "the field returned values that are not finite; check the decoder's weights and precision"
+            )
+        return values
+
+    return evaluate
 
 
 def mesh_from_grid(grid: np.ndarray, bound: float = FIELD_BOUND) -> trimesh.Trimesh:
     """Closed mesh of the positive region of a grid (R,R,R) over ±bound; the grid's border counts as outside."""
     vertices, faces, _ = closed_marching_cubes(grid)
+    return _placed(vertices, faces, len(grid), bound)
+
+
+def _placed(vertices: np.ndarray, faces: np.ndarray, resolution: int, bound: float) -> trimesh.Trimesh:
+    """The mesh of vertices in grid units, over ±bound, normals out."""
     # Index i of R grid points is at -bound + i * 2 * bound / (R - 1): both ends belong to the grid.
-    scaled = vertices.astype(np.float64) * (2.0 * bound / (len(grid) - 1)) - bound
+    scaled = vertices.astype(np.float64) * (2.0 * bound / (resolution - 1)) - bound
     mesh = trimesh.Trimesh(scaled, faces, process=False)
     if mesh.volume < 0:
         mesh.invert()
     return mesh
-
-
-def closed_marching_cubes(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices (V,3) in grid units, faces (F,3), normals out, of the positive region of a grid (R,R,R), always closed.
-
-    The third is the grid whose surface it is: its border is outside, and contacts that no surface could pass between
-    are closed.
-    """
-    grid = np.array(grid, dtype=np.float32)
-    if not (grid[1:-1, 1:-1, 1:-1] > 0).any():
-        raise EmptySurfaceError(
-            "nothing is inside: the field is not positive anywhere on the grid; the tokens decode to "
-            "an empty shape, or the resolution is too low for it"
-        )
-    step = _typical_step(grid)
-    border = np.ones(grid.shape, dtype=bool)
-    border[1:-1, 1:-1, 1:-1] = False
-    grid[border] = np.minimum(grid[border], -step)
-    margin = LEVEL_MARGIN * step
-    near = np.abs(grid) < margin
-    grid[near] = np.where(grid[near] > 0, margin, -margin)
-
-    for _ in range(REPAIR_ROUNDS):
-        vertices, faces, _, _ = marching_cubes(grid, level=0.0, gradient_direction="ascent")
-        bad = _open_vertices(faces, len(vertices))
-        if not len(bad):
-            break
-        _separate(grid, vertices[bad], step)
-    else:
-        raise Omni123Error("marching cubes left open or crossing edges in this field; try another resolution")
-    return vertices, faces, grid
-
-
-def _typical_step(grid: np.ndarray) -> float:
-    """Median difference of neighbouring grid values on either side of the level: the scale of the field there."""
-    inside = grid > 0
-    steps = []
-    for axis in range(3):
-        crossing = np.diff(inside, axis=axis)
-        steps.append(np.abs(np.diff(grid, axis=axis)[crossing]))
-    joined = np.concatenate(steps)
-    return float(np.median(joined)) if len(joined) else float(np.abs(grid).max())
-
-
-def _open_vertices(faces: np.ndarray, count: int) -> np.ndarray:
-    """Vertices of edges that are not shared by exactly two faces in opposite directions."""
-    start, stop = faces.reshape(-1).astype(np.int64), np.roll(faces, -1, axis=1).reshape(-1).astype(np.int64)
-    forward, times = np.unique(start * count + stop, return_counts=True)
-    backward = (forward % count) * count + forward // count
-    bad = forward[(times != 1) | ~np.isin(backward, forward)]
-    return np.unique(np.concatenate([bad // count, bad % count]))
-
-
-def _separate(grid: np.ndarray, vertices: np.ndarray, step: float) -> None:
-    """Push the weakest outside values around the given vertices (grid units) inside, closing an ambiguous contact."""
-    last = len(grid) - 2
-    for low in np.unique(np.floor(vertices).astype(np.int64), axis=0):
-        window = tuple(slice(max(i, 1), min(i + 2, last + 1)) for i in low)
-        block = grid[window]
-        outside = block < 0
-        if outside.any():
-            block[block == block[outside].max()] = 0.5 * step
 
 
 def _keep_components(mesh: trimesh.Trimesh, largest_only: bool, min_fraction: float) -> tuple[trimesh.Trimesh, int]:

@@ -9,8 +9,8 @@ import numpy as np
 import trimesh
 from skimage.measure import marching_cubes
 
-from omni123_hf.geometry.extraction import closed_marching_cubes
 from omni123_hf.geometry.interior import Interior
+from omni123_hf.geometry.marching import closed_marching_cubes
 from omni123_hf.geometry.mesh_queries import NearestSurface
 from omni123_hf.geometry.shells import is_closed
 from omni123_hf.geometry.solid import FLOOD_BOUND
@@ -89,7 +89,7 @@ def surface_of_field(field: np.ndarray) -> trimesh.Trimesh:
 def marching_cubes_of(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vertices (V,3) float64 in voxels from the first centre, faces (F,3) int64 and the field whose surface it is.
 
-    As `extraction.closed_marching_cubes`, but only where something is positive.
+    As `marching.closed_marching_cubes`, but only where something is positive.
     """
     positive = field > 0
     window = window_of(positive)

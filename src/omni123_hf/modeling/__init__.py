@@ -16,6 +16,7 @@ from .parameter_tables import (
     parameter_table,
     shape_tokenizer_parameter_table,
 )
+from .shape_grid_field import ShapeField, ShapeGridField
 from .tasks import TASKS, Segment, Sequence, Step, Task, build_sequence, generation_plan, get_task
 
 
@@ -33,6 +34,8 @@ __all__ = [
     "Omni123ShapeTokenizerOutput",
     "Segment",
     "Sequence",
+    "ShapeField",
+    "ShapeGridField",
     "Step",
     "Task",
     "build_sequence",

@@ -1,7 +1,6 @@
 """From codes back to what they stand for: pixels of image tokens, and the field of shape tokens as a function of points."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ import torch
 from .modeling_image_tokenizer import Omni123ImageTokenizer
 from .modeling_image_vae import Omni123ImageVAE
 from .modeling_shape_tokenizer import Omni123ShapeTokenizer
+from .shape_grid_field import ShapeField
 
 
 def image_grid(count: int, tokenizer: Omni123ImageTokenizer, vae: Omni123ImageVAE) -> tuple[int, int]:
@@ -30,14 +30,6 @@ def decode_pictures(codes: torch.Tensor, tokenizer: Omni123ImageTokenizer, vae: 
     return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def shape_field(codes: torch.Tensor, tokenizer: Omni123ShapeTokenizer) -> Callable[[np.ndarray], np.ndarray]:
+def shape_field(codes: torch.Tensor, tokenizer: Omni123ShapeTokenizer) -> ShapeField:
     """The field of one shape's tokens `(Ls,)`: points `(N, 3)` to values `(N,)` float32, positive inside."""
-    with torch.no_grad():
-        memory = tokenizer.project_latents(tokenizer.decode_latents(codes[None]))
-
-    @torch.no_grad()
-    def field(points: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32)).to(codes.device)
-        return tokenizer.query(memory, batch[None])[0].float().cpu().numpy()
-
-    return field
+    return ShapeField(codes, tokenizer)

@@ -240,7 +240,10 @@ class OccupancyHead(nn.Module):
     def forward(
         self, embedded_queries: torch.Tensor, memory: torch.Tensor | tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        x = self.query_proj(embedded_queries.to(self.norm.weight.dtype))
+        return self.read(self.query_proj(embedded_queries.to(self.norm.weight.dtype)), memory)
+
+    def read(self, x: torch.Tensor, memory: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Values `(B, Q)` of projected queries `(B, Q, hidden)`."""
         x = self.attention.attend(x, *memory) if isinstance(memory, tuple) else self.attention(x, memory)
         return self.classifier(self.norm(x)).squeeze(-1).float()
 

@@ -48,6 +48,7 @@ NODE_SETTINGS = (
     "top_k",
     "top_p",
     "resolution",
+    "extraction",
 )
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.geometry.extraction import extract_surface
+from omni123_hf.geometry.extraction import check_mode, extract_surface_with_report
 from omni123_hf.geometry.health import mesh_health
 from omni123_hf.geometry.postprocess import FinishSettings, finish_mesh
 from omni123_hf.modeling.decoding import decode_pictures, shape_field
@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 PAPER_GUIDANCE_SCALE = 5.0
 DEFAULT_RESOLUTION = 96
+DEFAULT_EXTRACTION = "safe"
 MIN_RESOLUTION = 16
 # Peak host memory of the dense grid, its coordinates, marching cubes and the mesh, per grid point. Measured, rounded up.
 BYTES_PER_GRID_POINT = 64
@@ -255,6 +256,7 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         generator: torch.Generator | None = None,
         output_type: str = "tokens",
         resolution: int | None = None,
+        extraction: str = DEFAULT_EXTRACTION,
         num_samples: int = 1,
         guidance_drops: Drops = "text",
     ) -> Sampling:
@@ -263,6 +265,7 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         scale, schedule = self.guidance(guidance_scale, guidance_schedule)
         check_settings(scale, schedule, temperature, top_k, top_p, seed, generator, output_type, guidance_drops)
         check_samples(num_samples)
+        check_mode(extraction)
         if output_type == "trimesh" and resolution is not None:
             check_resolution(resolution)
         if seed is not None:
@@ -381,13 +384,17 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         shape_tokens: torch.Tensor,
         resolution: int = DEFAULT_RESOLUTION,
         progress: Callable[[int, int], object] | None = None,
+        extraction: str = DEFAULT_EXTRACTION,
+        reports: list[dict[str, Any] | None] | None = None,
     ) -> tuple[list[trimesh.Trimesh | None], list[str | None]]:
         """Shape tokens (B, Ls) to closed meshes and, for each, the reason why there is none (None where there is one).
 
-        `progress(done, total)` counts field evaluations over all shapes.
+        `progress(done, total)` counts field evaluations over all shapes; the sparse modes of `extraction` end early.
+        `reports` gets an `ExtractionReport.to_dict()` for each shape, None where there is no mesh.
         """
         meshes: list[trimesh.Trimesh | None] = []
         failures: list[str | None] = []
+        facts: dict[str, Any] | None
         points = resolution**3
         for row, tokens in enumerate(shape_tokens):
             field = shape_field(tokens, self.shape_tokenizer)
@@ -397,14 +404,19 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
                     progress(row * total + done, len(shape_tokens) * total)
 
             try:
-                meshes.append(
-                    extract_surface(field, resolution=resolution, chunk=min(QUERY_CHUNK, points), progress=report)
+                mesh, found = extract_surface_with_report(
+                    field, resolution, chunk=min(QUERY_CHUNK, points), progress=report, mode=extraction
                 )
+                meshes.append(mesh)
                 failures.append(None)
+                facts = found.to_dict()
             except Omni123Error as error:
                 # No surface, or none that is closed: reported for this shape, and the others of the batch go on.
                 meshes.append(None)
                 failures.append(_one_line(error))
+                facts = None
+            if reports is not None:
+                reports.append(facts)
         return meshes, failures
 
     def decode_and_check_shapes(
@@ -414,10 +426,12 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         progress: Callable[[int, int], object] | None,
         timings: dict[str, float],
         finish: FinishSettings | None = None,
+        extraction: str = DEFAULT_EXTRACTION,
+        reports: list[dict[str, Any] | None] | None = None,
     ) -> tuple[list[trimesh.Trimesh | None], list[str | None], list[dict[str, Any] | None]]:
         """`decode_shapes`, what `finish` asks for, and the health of each mesh, all timed."""
         with timed(timings, "shape_decoder"):
-            meshes, failures = self.decode_shapes(shape_tokens, resolution, progress)
+            meshes, failures = self.decode_shapes(shape_tokens, resolution, progress, extraction, reports)
         if finish is not None and not finish.changes_nothing:
             with timed(timings, "mesh_finish"):
                 for row, mesh in enumerate(meshes):

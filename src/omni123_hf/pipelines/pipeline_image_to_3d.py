@@ -14,6 +14,7 @@ from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import get_task
 from omni123_hf.pipelines.image_input import Picture
 from omni123_hf.pipelines.pipeline_base import (
+    DEFAULT_EXTRACTION,
     DEFAULT_RESOLUTION,
     PAPER_GUIDANCE_SCALE,
     Omni123PipelineBase,
@@ -80,6 +81,7 @@ class Omni123ImageTo3DPipeline(Omni123PipelineBase):
         seed: int | None = None,
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
+        extraction: str = DEFAULT_EXTRACTION,
         finish: FinishSettings | None = None,
         output_type: str = "trimesh",
         callback_on_step_end: StepCallback | None = None,
@@ -98,6 +100,7 @@ class Omni123ImageTo3DPipeline(Omni123PipelineBase):
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
+        extraction: where the field is asked for the surface: dense (at every grid point), safe or fast (docs/extraction.md).
         finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
         budget, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
@@ -116,6 +119,7 @@ class Omni123ImageTo3DPipeline(Omni123PipelineBase):
             generator=generator,
             output_type=output_type,
             resolution=resolution,
+            extraction=extraction,
             num_samples=num_samples,
             guidance_drops=guidance_drops,
         )
@@ -137,9 +141,10 @@ class Omni123ImageTo3DPipeline(Omni123PipelineBase):
                 callback=callback_on_step_end,
             )
         meshes = failures = health = None
+        reports: list[dict[str, Any] | None] = []
         if output_type == "trimesh":
             meshes, failures, health = self.decode_and_check_shapes(
-                codes["shape"], resolution, callback_on_extraction, timings, finish
+                codes["shape"], resolution, callback_on_extraction, timings, finish, extraction, reports
             )
         output = Omni123PipelineOutput(
             meshes=meshes,
@@ -148,6 +153,7 @@ class Omni123ImageTo3DPipeline(Omni123PipelineBase):
             health=health,
             failures=failures,
             timings=timings,
+            extraction=reports or None,
         )
         self.maybe_free_model_hooks()
         return output if return_dict else output.to_tuple()

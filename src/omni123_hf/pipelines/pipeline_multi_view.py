@@ -16,6 +16,7 @@ from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import Task, get_task
 from omni123_hf.pipelines.image_input import Picture
 from omni123_hf.pipelines.pipeline_base import (
+    DEFAULT_EXTRACTION,
     DEFAULT_RESOLUTION,
     PAPER_GUIDANCE_SCALE,
     Omni123PipelineBase,
@@ -88,6 +89,7 @@ class Omni123MultiViewPipeline(Omni123PipelineBase):
         seed: int | None = None,
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
+        extraction: str = DEFAULT_EXTRACTION,
         finish: FinishSettings | None = None,
         output_type: str = "trimesh",
         callback_on_step_end: StepCallback | None = None,
@@ -107,6 +109,7 @@ class Omni123MultiViewPipeline(Omni123PipelineBase):
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
+        extraction: where the field is asked for the surface: dense (at every grid point), safe or fast (docs/extraction.md).
         finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
         budget, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
@@ -125,6 +128,7 @@ class Omni123MultiViewPipeline(Omni123PipelineBase):
             generator=generator,
             output_type=output_type,
             resolution=resolution,
+            extraction=extraction,
             num_samples=num_samples,
             guidance_drops=guidance_drops,
         )
@@ -141,6 +145,7 @@ class Omni123MultiViewPipeline(Omni123PipelineBase):
         drawn = [segment.name for segment in task.targets if segment.kind == "image"]
         shown = [view for number, view in enumerate([*names, *extra_views], 1) if f"image_{number}" in drawn]
         pictures = meshes = failures = health = None
+        reports: list[dict[str, Any] | None] = []
         tokens = torch.stack([codes[name] for name in drawn], dim=1) if drawn else None
         if output_type == "trimesh":
             if tokens is not None:
@@ -149,7 +154,7 @@ class Omni123MultiViewPipeline(Omni123PipelineBase):
                 pictures = [flat[start : start + len(drawn)] for start in range(0, len(flat), len(drawn))]
             if "shape" in codes:
                 meshes, failures, health = self.decode_and_check_shapes(
-                    codes["shape"], resolution, callback_on_extraction, timings, finish
+                    codes["shape"], resolution, callback_on_extraction, timings, finish, extraction, reports
                 )
         output = Omni123MultiViewOutput(
             images=pictures,
@@ -160,6 +165,7 @@ class Omni123MultiViewPipeline(Omni123PipelineBase):
             health=health,
             failures=failures,
             timings=timings,
+            extraction=reports or None,
         )
         self.maybe_free_model_hooks()
         return output if return_dict else output.to_tuple()

@@ -20,6 +20,7 @@ class Omni123PipelineOutput(BaseOutput):
     image_tokens (B, Li), shape_tokens (B, Ls): codes of the two tokenizers, each counted from 0.
     health: `geometry.health.MeshHealth.to_dict()` of each mesh; None in the place of a failed surface.
     failures: the reason in the place of each failed surface, otherwise None.
+    extraction: `geometry.extraction_report.ExtractionReport.to_dict()` of each mesh: how its surface was found.
     scores: what candidates are ranked by, higher is better, where something was ranked.
     timings: seconds per part: text_encoder, input_encoder, transformer, image_decoder, shape_decoder, mesh_health (those
         that the task has; the decoders only with `output_type="trimesh"`).
@@ -33,6 +34,7 @@ class Omni123PipelineOutput(BaseOutput):
     failures: list[str | None] | None = None
     scores: list[float] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    extraction: list[dict[str, Any] | None] | None = None
 
 
 @dataclass
@@ -51,13 +53,14 @@ class Omni123MultiViewOutput(BaseOutput):
     health: list[dict[str, Any] | None] | None = None
     failures: list[str | None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    extraction: list[dict[str, Any] | None] | None = None
 
 
 @dataclass
 class Omni123EditOutput(BaseOutput):
     """One entry a sample in every list, in the order of the shapes.
 
-    meshes, health, failures, timings: as in `Omni123PipelineOutput`. shape_tokens, source_tokens (B, Ls): codes after and
+    meshes, health, failures, extraction, timings: as in `Omni123PipelineOutput`. shape_tokens, source_tokens (B, Ls): codes after and
     before. transforms: from the given mesh's frame to the model's (None for given tokens). changed: whether any code differs.
     locality: `geometry.edit_locality.EditLocality.to_dict()` of what was decoded, None with `output_type="tokens"`.
     """
@@ -71,3 +74,4 @@ class Omni123EditOutput(BaseOutput):
     health: list[dict[str, Any] | None] | None = None
     failures: list[str | None] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    extraction: list[dict[str, Any] | None] | None = None

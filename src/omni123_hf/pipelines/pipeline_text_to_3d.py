@@ -12,6 +12,7 @@ from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import get_task
 from omni123_hf.pipelines.pipeline_base import (
+    DEFAULT_EXTRACTION,
     DEFAULT_RESOLUTION,
     PAPER_GUIDANCE_SCALE,
     Omni123PipelineBase,
@@ -84,6 +85,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         seed: int | None = None,
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
+        extraction: str = DEFAULT_EXTRACTION,
         finish: FinishSettings | None = None,
         output_type: str = "trimesh",
         callback_on_step_end: StepCallback | None = None,
@@ -103,6 +105,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
+        extraction: where the field is asked for the surface: dense (at every grid point), safe or fast (docs/extraction.md).
         finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
         budget, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
@@ -121,6 +124,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
             generator=generator,
             output_type=output_type,
             resolution=resolution,
+            extraction=extraction,
             num_samples=num_samples,
         )
         if (prompt is None) == (prompt_embeds is None):
@@ -143,12 +147,18 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
                 bbox=self.check_bbox(bbox, rows),
             )
         meshes = failures = health = None
+        reports: list[dict[str, Any] | None] = []
         if output_type == "trimesh":
             meshes, failures, health = self.decode_and_check_shapes(
-                codes["shape"], resolution, callback_on_extraction, timings, finish
+                codes["shape"], resolution, callback_on_extraction, timings, finish, extraction, reports
             )
         output = Omni123PipelineOutput(
-            meshes=meshes, shape_tokens=codes["shape"], health=health, failures=failures, timings=timings
+            meshes=meshes,
+            shape_tokens=codes["shape"],
+            health=health,
+            failures=failures,
+            timings=timings,
+            extraction=reports or None,
         )
         self.maybe_free_model_hooks()
         return output if return_dict else output.to_tuple()

@@ -1,0 +1,104 @@
+"""Marching cubes on a grid (skimage's Lewiner variant) that always gives a closed surface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from skimage.measure import marching_cubes
+
+from omni123_hf.errors import Omni123Error
+
+
+# No grid value may lie closer to the level than this share of a typical step across it: vertices of neighbouring cells
+# would fall on one grid point, and a file reader that merges equal vertices would open the mesh.
+LEVEL_MARGIN = 1e-3
+REPAIR_ROUNDS = 8
+# Cells (N,3), by their low corners, to flat indices and values of those of their corners that were not known yet.
+Complete = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class EmptySurfaceError(Omni123Error):
+    """The field is nowhere positive on the grid, so there is no surface."""
+
+
+def closed_marching_cubes(
+    grid: np.ndarray, complete: Complete | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices (V,3) in grid units, faces (F,3), normals out, of the positive region of a grid (R,R,R), always closed.
+
+    The third is the grid whose surface it is: its border is outside, and contacts that no surface could pass between
+    are closed. Only the values of cells with a change of sign matter, and of cells beside a repair: where others are not
+    known, `complete` is asked before a repair looks at them.
+    """
+    grid = np.array(grid, dtype=np.float32)
+    if not (grid[1:-1, 1:-1, 1:-1] > 0).any():
+        raise EmptySurfaceError(
+            "nothing is inside: the field is not positive anywhere on the grid; the tokens decode to "
+            "an empty shape, or the resolution is too low for it"
+        )
+    step = _typical_step(grid)
+    border = np.ones(grid.shape, dtype=bool)
+    border[1:-1, 1:-1, 1:-1] = False
+    grid[border] = np.minimum(grid[border], -step)
+    margin = LEVEL_MARGIN * step
+    near = np.abs(grid) < margin
+    grid[near] = np.where(grid[near] > 0, margin, -margin)
+
+    for _ in range(REPAIR_ROUNDS):
+        vertices, faces, _, _ = marching_cubes(grid, level=0.0, gradient_direction="ascent")
+        bad = _open_vertices(faces, len(vertices))
+        if not len(bad):
+            break
+        if complete is not None:
+            flat, values = complete(_cells_around(vertices[bad], len(grid)))
+            values = np.where(border.reshape(-1)[flat], np.minimum(values, -step), values)
+            grid.reshape(-1)[flat] = np.where(np.abs(values) < margin, np.where(values > 0, margin, -margin), values)
+        _separate(grid, vertices[bad], step)
+    else:
+        raise Omni123Error("marching cubes left open or crossing edges in this field; try another resolution")
+    return vertices, faces, grid
+
+
+def _typical_step(grid: np.ndarray) -> float:
+    """Median difference of neighbouring grid values on either side of the level: the scale of the field there."""
+    inside = grid > 0
+    values, stride = grid.reshape(-1), (grid.shape[1] * grid.shape[2], grid.shape[2], 1)
+    steps = []
+    for axis in range(3):
+        low = [slice(None)] * 3
+        low[axis] = slice(0, -1)
+        crossing = np.zeros(grid.shape, dtype=bool)
+        crossing[tuple(low)] = np.diff(inside, axis=axis)
+        start = np.flatnonzero(crossing)
+        steps.append(np.abs(values[start + stride[axis]] - values[start]))
+    joined = np.concatenate(steps)
+    return float(np.median(joined)) if len(joined) else float(np.abs(grid).max())
+
+
+def _open_vertices(faces: np.ndarray, count: int) -> np.ndarray:
+    """Vertices of edges that are not shared by exactly two faces in opposite directions."""
+    start, stop = faces.reshape(-1).astype(np.int64), np.roll(faces, -1, axis=1).reshape(-1).astype(np.int64)
+    forward, times = np.unique(start * count + stop, return_counts=True)
+    backward = (forward % count) * count + forward // count
+    bad = forward[(times != 1) | ~np.isin(backward, forward)]
+    return np.unique(np.concatenate([bad // count, bad % count]))
+
+
+def _cells_around(vertices: np.ndarray, side: int) -> np.ndarray:
+    """Low corners (N,3) of every cell that a repair at these vertices (grid units) may read or change."""
+    low = np.unique(np.floor(vertices).astype(np.int64), axis=0)
+    offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    cells = (low[:, None] + offsets).reshape(-1, 3)
+    return np.unique(cells[((cells >= 0) & (cells <= side - 2)).all(axis=1)], axis=0)
+
+
+def _separate(grid: np.ndarray, vertices: np.ndarray, step: float) -> None:
+    """Push the weakest outside values around the given vertices (grid units) inside, closing an ambiguous contact."""
+    last = len(grid) - 2
+    for low in np.unique(np.floor(vertices).astype(np.int64), axis=0):
+        window = tuple(slice(max(i, 1), min(i + 2, last + 1)) for i in low)
+        block = grid[window]
+        outside = block < 0
+        if outside.any():
+            block[block == block[outside].max()] = 0.5 * step
