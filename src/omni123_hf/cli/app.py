@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,9 @@ import typer
 
 from omni123_hf.cli.options import Device, Model
 from omni123_hf.errors import Omni123Error
+
+
+GRADIO_MAJOR = 6
 
 
 def app(
@@ -28,8 +31,7 @@ def app(
     ] = None,
 ) -> None:
     """Serve the web app and its HTTP API: generate, image to 3D, multi-view, edit. Ctrl-C ends it. Needs the extra `app`."""
-    if find_spec("gradio") is None:
-        raise Omni123Error('the web app needs Gradio; install it with: pip install "omni123-hf[app]"')
+    check_gradio()
     from omni123_hf.app.build_app import serve
     from omni123_hf.app.service import Limits
     from omni123_hf.cli.generate import load_pipeline
@@ -43,3 +45,16 @@ def app(
     with serve(pipeline, model, host, port, limits, outputs) as server:
         typer.echo(f"{server.url} (Ctrl-C ends it)")
         stop.wait()
+
+
+def check_gradio() -> None:
+    """Raises `Omni123Error` where Gradio is missing or of another generation."""
+    try:
+        found = version("gradio")
+    except PackageNotFoundError:
+        found = ""
+    if found.partition(".")[0] != str(GRADIO_MAJOR):
+        raise Omni123Error(
+            f"the web app needs Gradio {GRADIO_MAJOR}, and {f'{found} is' if found else 'none is'} installed; "
+            'install it with: pip install "omni123-hf[app]"'
+        )
