@@ -67,6 +67,18 @@ def test_silence_ends_a_session_but_never_under_its_job(tmp_path):
     sessions.close()
 
 
+def test_files_of_a_client_that_left_during_its_job_go_after_the_job(tmp_path):
+    sessions = Sessions(tmp_path, ttl=60, grace=0.1)
+    with sessions.working("one", Job()) as session:
+        with session.new_folder() as folder:
+            pass
+        sessions.leave("one")
+        time.sleep(0.3)
+        assert folder.exists()
+    assert wait_for(lambda: not folder.exists())
+    sessions.close()
+
+
 def test_leaving_and_closing_cancel_jobs_and_late_files_go_too(tmp_path):
     sessions = Sessions(tmp_path, ttl=60, grace=60)
     left, closed = Job(), Job()

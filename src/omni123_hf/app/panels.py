@@ -87,7 +87,9 @@ class ResultPanel:
             self.record_file = gr.DownloadButton("Download record", interactive=False, elem_id=f"{tab}-record")
         self.shown = [self.status, self.picture, self.model, self.facts, self.mesh_file, self.record_file]
         self.outputs = [*self.shown, self.choice]
-        self.choice.input(self._choose, self.choice, self.shown, queue=False, show_progress="hidden", **PRIVATE)
+        self.choice.input(
+            self._choose, self.choice, self.shown, preprocess=False, queue=False, show_progress="hidden", **PRIVATE
+        )
 
     def waiting(self, status: str) -> list[Any]:
         """The status alone changes."""

@@ -42,6 +42,7 @@ class Session:
         self.uploads: set[Path] = set()
         self.jobs: set[Job] = set()
         self.deadline = 0.0
+        self.has_left = False
         self.closed = False
 
     def need_tree(self) -> EditSession:
@@ -89,6 +90,7 @@ class Sessions:
             session = self._open.get(key)
             if session is None:
                 session = self._open[key] = Session(self.root / secrets.token_hex(16))
+            session.has_left = False
             session.deadline = time.monotonic() + self.ttl
             return session
 
@@ -103,7 +105,7 @@ class Sessions:
         finally:
             with self._lock:
                 session.jobs.discard(job)
-                session.deadline = time.monotonic() + self.ttl
+                session.deadline = time.monotonic() + (self.grace if session.has_left else self.ttl)
                 if session.closed and not session.jobs:
                     self._remove_files(session)
 
@@ -126,6 +128,7 @@ class Sessions:
             if session is not None:
                 for job in session.jobs:
                     job.cancel()
+                session.has_left = True
                 session.deadline = time.monotonic() + self.grace
 
     def close(self) -> None:

@@ -148,7 +148,7 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
     for button in to_edit:
         opened = button.click(lambda: gr.Tabs(selected="edit"), None, tabs, queue=False, **PRIVATE)
         events.append(opened.then(begin_with_shown, form.resolution, outputs, **queued))
-    history.input(go_to, history, outputs, queue=False, show_progress="hidden", **PRIVATE)
+    history.input(go_to, history, outputs, preprocess=False, queue=False, show_progress="hidden", **PRIVATE)
     undo.click(undo_edit, None, outputs, queue=False, show_progress="hidden", **PRIVATE)
     with actions:
         cancel_button(status, events)
