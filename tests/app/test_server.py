@@ -34,7 +34,7 @@ def server(tiny_pipeline, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server, tmp_path_factory):
-    return Client(server.url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+    return Client(server.url, verbose=False, httpx_kwargs={"timeout": 60}, download_files=str(tmp_path_factory.mktemp("downloads")))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_bad_mesh_is_one_line(client, tmp_path, name):
 def test_bad_values_are_one_line(server, name, arguments, message):
     # A client of its own: no shape was made by it.
     with pytest.raises(AppError, match=message):
-        Client(server.url, verbose=False).predict(api_name=name, **arguments)
+        Client(server.url, verbose=False, httpx_kwargs={"timeout": 60}).predict(api_name=name, **arguments)
 
 
 def test_files_of_the_server_cannot_be_read(server, tmp_path):
@@ -217,7 +217,7 @@ def test_a_client_that_goes_away_stops_its_work(server):
 
 
 def test_a_full_queue_refuses_and_the_others_are_served(server):
-    clients = [Client(server.url, verbose=False) for _ in range(5)]
+    clients = [Client(server.url, verbose=False, httpx_kwargs={"timeout": 60}) for _ in range(5)]
     submitted = [each.submit(PROMPT, resolution=96, api_name="/generate") for each in clients]
     outcomes = []
 
@@ -237,7 +237,7 @@ def test_a_full_queue_refuses_and_the_others_are_served(server):
 
 
 def test_files_of_a_page_that_was_closed_go_away(server, tmp_path):
-    client = Client(server.url, verbose=False, download_files=str(tmp_path))
+    client = Client(server.url, verbose=False, httpx_kwargs={"timeout": 60}, download_files=str(tmp_path))
     client.predict(PROMPT, api_name="/generate", **QUICK)
     session = server.service.sessions.get(client.session_hash)
     assert list(session.folder.rglob("*.json"))
@@ -250,7 +250,7 @@ def test_files_of_a_page_that_was_closed_go_away(server, tmp_path):
 
 def test_nothing_is_left_when_the_server_stops(tiny_pipeline, tmp_path):
     with serve(tiny_pipeline, "tiny") as running:
-        client = Client(running.url, verbose=False, download_files=str(tmp_path))
+        client = Client(running.url, verbose=False, httpx_kwargs={"timeout": 60}, download_files=str(tmp_path))
         client.predict(PROMPT, api_name="/generate", **QUICK)
         root = running.service.sessions.root.parent
         assert list(root.rglob("*.json"))
