@@ -37,6 +37,8 @@ def build_app(service: Service) -> gr.Blocks:
     """Every tab and every endpoint. The client's files go when its page is closed (`Sessions.leave`)."""
     models = service.models
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(300, int(service.sessions.ttl))) as app:
+        # Before the tabs, whose events would take the names of endpoints.
+        api.build(service)
         gr.Markdown(
             f"# {TITLE}\nText, images and 3D shapes in one model. Checkpoint `{models.name}`, {models.revision}."
         )
