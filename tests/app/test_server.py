@@ -198,7 +198,8 @@ def test_edits_make_a_tree_that_can_be_gone_back_in(server, client, made, tmp_pa
 def test_cancelling_stops_the_work(server, client):
     jobs = busy(server)
     job = client.submit(PROMPT, resolution=256, api_name="/generate")
-    until(jobs)
+    # The client can cancel once it knows the name of its event.
+    until(lambda: job.outputs() and jobs())
     running = jobs()[0]
     job.cancel()
     until(lambda: running.cancelled and not jobs())

@@ -66,6 +66,7 @@ def write_sample(
     if mesh is not None:
         extras = {"generator": "omni123-hf", **facts, **(provenance or {})}
         sample.mesh = export_glb(mesh, folder / f"{name}.glb", extras)
+    sample.record_file = folder / f"{name}.json"
     sample.record = {
         **facts,
         **(outcome or {}),
@@ -74,7 +75,6 @@ def write_sample(
         "files": [path.name for path in sample.files],
         "omni123_hf": __version__,
     }
-    sample.record_file = folder / f"{name}.json"
     sample.record_file.write_text(json.dumps(sample.record, indent=2) + "\n", encoding="utf-8")
     return sample
 
