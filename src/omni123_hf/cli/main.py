@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from omni123_hf import __version__
+from omni123_hf.cli.app import app as web_app
 from omni123_hf.cli.assemble import assemble, extend
 from omni123_hf.cli.convert import convert_app
 from omni123_hf.cli.data import data_app
@@ -48,6 +49,7 @@ def build_app() -> typer.Typer:
 
     app.command()(generate)
     register_task_commands(app)
+    app.command("app")(web_app)
     app.command()(info)
     app.add_typer(data_app, name="data")
     app.add_typer(evaluate_app, name="evaluate")

@@ -18,6 +18,7 @@ session.save("chair_session")
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from omni123_hf import __version__
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.export import export_glb
 from omni123_hf.geometry.loading import load_mesh
-from omni123_hf.pipelines.pipeline_base import DEFAULT_RESOLUTION
+from omni123_hf.pipelines.pipeline_base import DEFAULT_RESOLUTION, StepCallback
 from omni123_hf.pipelines.pipeline_edit import Omni123EditPipeline
 from omni123_hf.pipelines.provenance import provenance
 from omni123_hf.pipelines.shape_input import Shape, encode_shapes
@@ -80,31 +81,55 @@ class EditNode:
 class EditSession:
     """`nodes` by number; `current` is the one that the next edit starts from."""
 
-    def __init__(self, pipeline: Omni123EditPipeline, shape: Shape, resolution: int = DEFAULT_RESOLUTION):
+    def __init__(
+        self,
+        pipeline: Omni123EditPipeline,
+        shape: Shape,
+        resolution: int = DEFAULT_RESOLUTION,
+        callback_on_extraction: Callable[[int, int], object] | None = None,
+    ):
+        """shape: what the edits begin with. callback_on_extraction(done, total) counts the field evaluations of its mesh."""
         self.pipeline, self.resolution = pipeline, resolution
         tokens = encode_shapes(shape, pipeline.shape_tokenizer).tokens
         if len(tokens) != 1:
             raise Omni123Error(f"a session edits one shape; got {len(tokens)}")
         self.nodes = [EditNode(0, None, "", None, {}, tokens[0].cpu())]
         self.current = 0
-        self._decode(self.nodes[0])
+        self._decode(self.nodes[0], callback_on_extraction)
 
     @property
     def node(self) -> EditNode:
         """The current node."""
         return self.nodes[self.current]
 
-    def edit(self, instruction: str, seed: int | None = None, at: int | None = None, **settings: Any) -> EditNode:
+    def edit(
+        self,
+        instruction: str,
+        seed: int | None = None,
+        at: int | None = None,
+        *,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_extraction: Callable[[int, int], object] | None = None,
+        **settings: Any,
+    ) -> EditNode:
         """Edits the current node, or node `at`; the new node becomes the current one.
 
-        settings: those of `Omni123EditPipeline.__call__` that are kept with a node (`NODE_SETTINGS`).
+        settings: those of `Omni123EditPipeline.__call__` that are kept with a node (`NODE_SETTINGS`). The callbacks are that
+        call's, too; one that raises stops the edit, and the session stays as it was.
         """
         unknown = sorted(set(settings) - set(NODE_SETTINGS))
         if unknown:
             raise Omni123Error(f"an edit has no setting {unknown[0]!r}; it takes {', '.join(NODE_SETTINGS)}")
         parent = self.node if at is None else self.get(at)
         settings.setdefault("resolution", self.resolution)
-        output: Any = self.pipeline(parent.tokens, instruction, seed=seed, **settings)
+        output: Any = self.pipeline(
+            parent.tokens,
+            instruction,
+            seed=seed,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_extraction=callback_on_extraction,
+            **settings,
+        )
         node = EditNode(
             number=len(self.nodes),
             parent=parent.number,
@@ -228,10 +253,10 @@ class EditSession:
         session.get(current)
         return session
 
-    def _decode(self, node: EditNode) -> None:
+    def _decode(self, node: EditNode, progress: Callable[[int, int], object] | None = None) -> None:
         tokens = node.tokens[None].to(self.pipeline.shape_tokenizer.device)
         with torch.no_grad():
-            meshes, failures, health = self.pipeline.decode_and_check_shapes(tokens, self.resolution, None, {})
+            meshes, failures, health = self.pipeline.decode_and_check_shapes(tokens, self.resolution, progress, {})
         node.mesh, node.failure, node.health = meshes[0], failures[0], health[0]
 
 

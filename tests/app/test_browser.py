@@ -1,0 +1,168 @@
+"""End to end in headless Chromium: a prompt, a picture, a rendered model, an edit, a download, and not one request elsewhere.
+
+`OMNI123_SCREENSHOTS=docs/images` writes the documentation's pictures; `OMNI123_CHROMIUM` names another browser.
+"""
+
+import io
+import os
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import trimesh
+from app_server import extras
+from PIL import Image
+
+
+pytest.importorskip("gradio", minversion="6.0", reason="the app needs the extra `app`")
+sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
+
+from omni123_hf.app.build_app import serve  # noqa: E402
+from omni123_hf.pipelines import load_pipeline  # noqa: E402
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+PROMPT = "a round wooden table with three legs"
+WAIT = 240_000
+# A coarse grid: what is tested is the way, not the surface.
+RESOLUTION = 32
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = os.environ.get("OMNI123_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed, and OMNI123_CHROMIUM is not set")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve(load_pipeline("omni123-mini"), "omni123-mini", grace=0.2) as running:
+        yield running
+
+
+def test_from_a_prompt_to_an_edited_mesh(browser, server, tmp_path):
+    requests, problems = [], []
+    page = browser.new_page(viewport={"width": 1360, "height": 900}, accept_downloads=True)
+    page.set_default_timeout(WAIT)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(server.url)
+
+    page.fill("#generate-prompt textarea", PROMPT)
+    set_resolution(page, "Generate")
+    page.click("#generate-start")
+    wait_for_text(page, "#generate-status", "Done in")
+    picture = page.locator("#generate-picture img").first
+    picture.wait_for()
+    assert page.evaluate("image => image.complete && image.naturalWidth > 0", picture.element_handle())
+    assert "Watertight" in page.inner_text("#generate-facts")
+    wait_for_pixels(page, "#generate-model canvas")
+    screenshot(page, "app_generate")
+    mesh, facts = downloaded(page, "#generate-glb", tmp_path)
+    assert len(mesh.faces) and facts["prompt"] == PROMPT
+    assert facts["model"]["revision"] == server.service.models.revision
+
+    page.click("#generate-edit")
+    wait_for_text(page, "#edit-status", "State 0 of 0")
+    set_resolution(page, "Edit")
+    for number, instruction in enumerate(("make it taller", "add a second shelf"), 1):
+        page.fill("#edit-instruction textarea", instruction)
+        page.click("#edit-start")
+        wait_for_text(page, "#edit-status", f"State {number} of {number}")
+    page.click("#edit-undo")
+    wait_for_text(page, "#edit-status", "State 1 of 2")
+    page.locator("#edit-history label").nth(2).click()
+    wait_for_text(page, "#edit-status", "State 2 of 2")
+    assert "add a second shelf" in page.inner_text("#edit-history")
+    assert "of the volume changed" in page.inner_text("#edit-facts") or "changed nothing" in page.inner_text(
+        "#edit-facts"
+    )
+    wait_for_pixels(page, "#edit-model canvas")
+    screenshot(page, "app_edit")
+    mesh, facts = downloaded(page, "#edit-glb", tmp_path)
+    assert len(mesh.faces) and facts["edit_path"] == ["make it taller", "add a second shelf"]
+
+    hosts = {urlsplit(url).hostname for url in requests if not url.startswith(("data:", "blob:"))}
+    assert hosts == {"127.0.0.1"} and not problems
+    folder = server.service.sessions.root
+    assert list(folder.rglob("*.glb"))
+    page.close()
+    until_gone(folder)
+
+
+def set_resolution(page, tab: str) -> None:
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    panel.get_by_role("button", name="More settings").click()
+    box = panel.get_by_label("number input for Resolution")
+    box.fill(str(RESOLUTION))
+    box.press("Tab")
+
+
+def wait_for_text(page, selector: str, text: str) -> None:
+    """Waits for it, and fails at once when the status line tells an error."""
+    page.wait_for_function(
+        "([selector, text]) => { const line = document.querySelector(selector); "
+        "return line && (line.innerText.includes(text) || line.querySelector('.bad')); }",
+        arg=[selector, text],
+    )
+    assert text in page.inner_text(selector)
+
+
+def wait_for_pixels(page, selector: str) -> None:
+    """Waits until the canvas shows something: more than its background, over more than a hundredth of it."""
+    canvas = page.locator(selector).first
+    canvas.wait_for()
+    canvas.scroll_into_view_if_needed()
+    for _ in range(60):
+        shown = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")).astype(int)
+        inner = shown[shown.shape[0] // 8 : -shown.shape[0] // 8, shown.shape[1] // 8 : -shown.shape[1] // 8]
+        if (np.abs(inner - inner[0, 0]).max(axis=-1) > 24).mean() > 0.01:
+            return
+        page.wait_for_timeout(500)
+    raise AssertionError("the viewer stays blank")
+
+
+def downloaded(page, selector: str, folder: Path) -> tuple[trimesh.Trimesh, dict]:
+    with page.expect_download() as waiting:
+        page.click(selector)
+    path = folder / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    assert path.suffix == ".glb"
+    return trimesh.load(path, force="mesh"), extras(path)
+
+
+def screenshot(page, name: str) -> None:
+    folder = os.environ.get("OMNI123_SCREENSHOTS")
+    if folder:
+        page.evaluate("window.scrollTo(0, 0)")
+        picture = Image.open(io.BytesIO(page.screenshot()))
+        picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(
+            Path(folder) / f"{name}.png", optimize=True
+        )
+
+
+def until_gone(folder: Path) -> None:
+    import time
+
+    for _ in range(200):
+        if not list(folder.rglob("*.glb")):
+            return
+        time.sleep(0.1)
+    raise AssertionError("files of a closed page are still there")
