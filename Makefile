@@ -1,4 +1,5 @@
 # make demo: install into .venv and generate one object. make test: install the development tools and run the tests.
+# make notebooks: run the notebooks; nothing is stored (python notebooks/execute.py does that).
 # Another interpreter: make demo PYTHON=/path/to/python3.12
 
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
@@ -9,13 +10,16 @@ PROMPT ?= a round wooden table with three legs
 OUT ?= outputs/
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test notebooks lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/omni123 generate "$(PROMPT)" --out $(OUT)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow tests/notebooks
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -3,11 +3,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import trimesh
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import ALL_VIEWS, get_camera
-from omni123_hf.geometry.preview import FONT_SIZE, LINE, MAX_LINES, _labelled, _wrapped, asset_sheet
+from omni123_hf.geometry.preview import (
+    FONT_SIZE,
+    LINE,
+    MAX_LINES,
+    MISSING,
+    NAME_LINE,
+    _labelled,
+    _wrapped,
+    asset_sheet,
+    gallery,
+)
 from omni123_hf.geometry.rendering import SoftwareRenderer
 
 
@@ -66,3 +76,21 @@ def test_text_is_wrapped_between_words_and_inside_huge_ones():
 def test_a_sheet_needs_a_view():
     with pytest.raises(Omni123Error, match="view"):
         asset_sheet([], {}, {})
+
+
+def test_a_gallery_shows_pictures_meshes_and_gaps_in_order():
+    items = {
+        "red": Image.new("RGB", (8, 8), (255, 0, 0)),
+        "box": trimesh.creation.box((1, 1, 1)),
+        "failed": None,
+    }
+    sheet = np.asarray(gallery(items, size=40, columns=2))
+    assert sheet.shape == (2 * (40 + NAME_LINE), 80, 3)
+    middle = NAME_LINE + 20
+    assert tuple(sheet[middle, 20]) == (255, 0, 0)
+    assert tuple(sheet[middle, 60]) not in ((255, 255, 255), MISSING)
+    assert tuple(sheet[40 + NAME_LINE + middle, 20]) == MISSING
+    # Names stand above the cells, and a missing fourth cell stays white.
+    assert (sheet[:NAME_LINE, :40] < 200).any() and (sheet[40 + NAME_LINE :, 40:] == 255).all()
+    with pytest.raises(Omni123Error, match="at least one"):
+        gallery({})

@@ -1,4 +1,4 @@
-"""One picture that shows a shape from all sides, or an asset with its views, captions and facts."""
+"""One picture that shows a shape from all sides, results beside each other, or an asset with its views, captions and facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trimesh
 from PIL import Image, ImageDraw, ImageFont
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.geometry.cameras import CANONICAL_VIEWS, get_camera
+from omni123_hf.geometry.cameras import CANONICAL_VIEWS, THREE_QUARTER, get_camera
 from omni123_hf.geometry.rasterizer import render
 from omni123_hf.geometry.rendered_view import RenderedView
 
@@ -19,6 +19,9 @@ COLUMNS = 3
 ROWS = 2
 INK = (60, 60, 60)
 FAINT = (120, 120, 120)
+# Of `gallery`: the line above a cell, in pixels, and the place of a mesh that could not be made.
+NAME_LINE = 16
+MISSING = (238, 238, 238)
 # Of `asset_sheet`, in pixels.
 FONT_SIZE = 14
 LINE = 20
@@ -45,6 +48,36 @@ def contact_sheet(mesh: trimesh.Trimesh, image: Image.Image | None = None, size:
         x, y = left + number % COLUMNS * size, number // COLUMNS * size
         sheet.paste(Image.fromarray(render(mesh, get_camera(name), size).color), (x, y))
         draw.text((x + 4, y + 3), name, fill=INK)
+    return sheet
+
+
+def gallery(
+    items: Mapping[str, Image.Image | trimesh.Trimesh | None],
+    size: int = 140,
+    columns: int = 4,
+    view: str = THREE_QUARTER,
+) -> Image.Image:
+    """Pictures and normalised meshes beside each other, each under its name, in cells of `size` pixels.
+
+    Meshes are drawn from `view`; None (a failed surface) is a grey cell. No items and no columns raise `Omni123Error`.
+    """
+    if not items or columns < 1:
+        raise Omni123Error("a gallery needs at least one item and one column")
+    font = ImageFont.load_default(NAME_LINE - 5)
+    columns = min(columns, len(items))
+    height = size + NAME_LINE
+    sheet = Image.new("RGB", (columns * size, -(-len(items) // columns) * height), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for number, (name, item) in enumerate(items.items()):
+        x, y = number % columns * size, number // columns * height
+        if isinstance(item, trimesh.Trimesh):
+            cell = Image.fromarray(render(item, get_camera(view), size).color)
+        elif item is None:
+            cell = Image.new("RGB", (size, size), MISSING)
+        else:
+            cell = _fit(item, size)
+        draw.text((x + 3, y + 1), _shortened(name, font, size - 6), fill=INK, font=font)
+        sheet.paste(cell, (x, y + NAME_LINE))
     return sheet
 
 
