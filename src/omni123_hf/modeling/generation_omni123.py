@@ -6,8 +6,9 @@ can express; hence a loop of our own. Guidance follows `unconditional + w (condi
 """
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -19,10 +20,13 @@ from .tasks import Step
 if TYPE_CHECKING:
     from .modeling_omni123 import Omni123ForConditionalGeneration
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_GUIDANCE_SCALE = 5.0
 GUIDANCE_SCHEDULES = ("constant", "linear_decay")
 GUIDANCE_DROPS = ("text", "text_and_prefix")
 CACHES = ("dynamic", "static")
+ENGINES = ("plain", "fast", "auto")
 # Each batch size, prompt length, plan length and modality is a graph of its own; torch's default of 8 would end a session.
 COMPILED_GRAPHS = 64
 
@@ -118,6 +122,7 @@ class Omni123GenerationMixin:
         text_attention_mask_2: torch.Tensor | None = None,
         *,
         batch_size: int | None = None,
+        num_samples: int = 1,
         null_text: torch.Tensor | None = None,
         bbox: torch.Tensor | None = None,
         negative_text_embeds: torch.Tensor | None = None,
@@ -134,18 +139,23 @@ class Omni123GenerationMixin:
         use_cache: bool = True,
         cache_implementation: Literal["dynamic", "static"] = "dynamic",
         compile_decode: bool = False,
+        engine: Literal["plain", "fast", "auto"] = "plain",
+        decode_weights: Literal["model", "int8"] = "model",
     ) -> dict[str, torch.Tensor]:
-        """Runs a plan and returns the local codes `(B, n)` of every sampled segment, by segment name.
+        """Runs a plan and returns the local codes `(B * num_samples, n)` of every sampled segment, by segment name.
 
-        Text as in `forward`; none at all means prefix only. `batch_size` is needed only without text. Guidance doubles
-        the batch into [conditional ; unconditional] rows unless `guidance_scale` is 1; its unconditional rows drop the
-        text, and the prefix too when `guidance_drops` is "text_and_prefix". `negative_text_embeds` (B or 1, Lc, Dc),
+        Text as in `forward`, for B prompts; none at all means prefix only. `batch_size` B is needed only without text. Each
+        prompt gets `num_samples` rows, which follow one another. Guidance doubles the batch into [conditional ;
+        unconditional] rows unless `guidance_scale` is 1; its unconditional rows drop the text, and the prefix too when `guidance_drops` is "text_and_prefix". `negative_text_embeds` (B or 1, Lc, Dc),
         and where there is a second text encoder `negative_text_embeds_2` with its mask, are the embeddings of the empty
         prompt that a model with `null_condition` "empty_prompt" needs for them. `callback(GenerationProgress)`
         follows each code. `cache_implementation` "static" keeps keys and values in buffers of the final size, and
         `compile_decode` then runs each one-token step as one compiled graph (`torch.compile`, full graph).
-        `use_cache=False` recomputes everything in each step, to check against. Raises `Omni123Error` for bad settings
-        and plans.
+        `use_cache=False` recomputes everything in each step, to check against. These three belong to the plain engine.
+        `engine` "fast" decodes over fused weights (`decoder_omni123.py`) with the same codes, up to rounding, and the same
+        draws of `generator`; "auto" does where the model allows it and says in the log where it does not.
+        `decode_weights` "int8" lets the fast engine hold them in 8 bits, which changes results a little. Raises `Omni123Error`
+        for bad settings and plans.
         """
         _check_settings(guidance_scale, guidance_schedule, guidance_drops, temperature, top_k, top_p)
         if cache_implementation not in CACHES:
@@ -154,6 +164,10 @@ class Omni123GenerationMixin:
             raise Omni123Error(
                 "compile_decode needs cache_implementation='static': other caches change shape every step."
             )
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+            raise Omni123Error(f"num_samples is {num_samples!r}: it must be a whole number of at least 1.")
+        is_plain_call = not use_cache or cache_implementation != "dynamic" or compile_decode
+        is_fast = self._chooses_fast(engine, decode_weights, is_plain_call)
         rows = _plan_rows(plan, text_embeds, batch_size)
         prefix = _prefix_length(plan)
         drops_prefix = guidance_drops == "text_and_prefix" and prefix > 0
@@ -164,6 +178,11 @@ class Omni123GenerationMixin:
             )
         guided = guidance_scale != 1.0
         device = self.device
+        for step in plan:
+            if step.action != "sample":
+                _checked_ids(step, self.config.vocab_size)
+            elif step.modality == "image" and self.image_head is None:
+                raise Omni123Error(f"The plan samples images ({step.name!r}), but this model has shape codes only.")
 
         conditions: dict[str, Any] = {
             "text_embeds": text_embeds,
@@ -173,6 +192,12 @@ class Omni123GenerationMixin:
             "bbox": bbox,
         }
         _check_conditions(conditions, rows, "")
+        if num_samples > 1 and not is_fast:
+            plan = [replace(step, ids=_repeated(step.ids, num_samples)) for step in plan]
+            conditions = {
+                name: None if value is None else value.repeat_interleave(num_samples, dim=0)
+                for name, value in conditions.items()
+            }
         visibility: dict[str, Any] = {}
         if guided:
             empty = {
@@ -181,6 +206,26 @@ class Omni123GenerationMixin:
                 "text_attention_mask_2": negative_text_attention_mask_2,
             }
             _check_conditions(empty, rows, "negative_")
+            if num_samples > 1 and not is_fast:
+                empty = {name: _repeated(value, num_samples) for name, value in empty.items()}
+        if is_fast:
+            from .generation_fast_omni123 import Drawing, generate_fast
+
+            drawing = Drawing(guidance_scale, guidance_schedule, temperature, top_k, top_p, generator, callback)
+            return generate_fast(
+                self,
+                plan,
+                conditions,
+                empty if guided else None,
+                rows,
+                num_samples,
+                prefix,
+                drops_prefix,
+                decode_weights,
+                drawing,
+            )
+        rows *= num_samples
+        if guided:
             conditions = self._double_conditions(conditions, rows, empty)
             if drops_prefix:
                 visibility["drop_prefix"] = torch.arange(2 * rows, device=device) >= rows
@@ -201,10 +246,9 @@ class Omni123GenerationMixin:
         results: dict[str, torch.Tensor] = {}
         done, total = 0, sum(step.count for step in plan if step.action == "sample")
         for step in plan:
-            if step.action == "sample" and step.modality == "image" and self.image_head is None:
-                raise Omni123Error(f"The plan samples images ({step.name!r}), but this model has shape codes only.")
             if step.action != "sample":
-                ids = _checked_ids(step, self.config.vocab_size).to(device).expand(rows, -1)
+                assert step.ids is not None  # Checked above.
+                ids = step.ids.to(device).expand(rows, -1)
                 history, pending = torch.cat([history, ids], dim=1), pending + ids.shape[1]
                 continue
             offset = 0 if step.modality == "shape" else self.config.image_offset
@@ -239,6 +283,30 @@ class Omni123GenerationMixin:
                     callback(GenerationProgress(done, total, str(step.modality), step.name, codes))
             results[step.name] = torch.cat(codes, dim=1)
         return results
+
+    def _chooses_fast(self: "Omni123ForConditionalGeneration", engine: str, weights: str, is_plain_call: bool) -> bool:  # type: ignore[misc]
+        """Whether the fast engine runs this call; says why where "auto" finds that it cannot."""
+        from .decoder_weights_omni123 import DECODE_WEIGHTS, why_not_fast
+
+        if engine not in ENGINES:
+            raise Omni123Error(f"engine is {engine!r}: use one of {', '.join(ENGINES)}.")
+        if weights not in DECODE_WEIGHTS:
+            raise Omni123Error(f"decode_weights is {weights!r}: use one of {', '.join(DECODE_WEIGHTS)}.")
+        reason: str | None = None
+        if engine != "plain":
+            reason = "use_cache, cache_implementation and compile_decode belong to the plain engine"
+            reason = reason if is_plain_call else why_not_fast(self)
+        if engine == "fast" and reason is not None:
+            raise Omni123Error(f"engine 'fast' cannot run this model or call: {reason}. Use engine='auto' or 'plain'.")
+        is_fast = engine != "plain" and reason is None
+        if weights != "model" and not is_fast:
+            raise Omni123Error(
+                f"decode_weights {weights!r} needs the fast engine"
+                + (f", which cannot run here: {reason}." if reason else ": pass engine='fast'.")
+            )
+        if reason is not None:
+            _tell_once(reason)
+        return is_fast
 
     def _conditioning_length(self: "Omni123ForConditionalGeneration", conditions: dict[str, Any]) -> int:  # type: ignore[misc]
         """Positions C of the conditioning stream that `embed_conditioning` will make."""
@@ -291,6 +359,16 @@ class Omni123GenerationMixin:
             # Zeros mean "no box": the unconditional rows drop it with the text.
             doubled["bbox"] = torch.cat([conditions["bbox"], torch.zeros_like(conditions["bbox"])])
         return doubled
+
+
+@functools.cache
+def _tell_once(reason: str) -> None:
+    logger.warning("decoding with the plain engine, which is slower: %s", reason)
+
+
+def _repeated(value: torch.Tensor | None, times: int) -> torch.Tensor | None:
+    """Rows of prompts as rows of samples; one row for all stays one."""
+    return value if value is None or value.shape[0] == 1 else value.repeat_interleave(times, dim=0)
 
 
 @functools.cache
