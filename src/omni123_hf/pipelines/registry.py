@@ -129,11 +129,12 @@ def trained_image_count(folder: Path, task: str) -> int | None:
     # Late: other readers of this module must answer without loading torch.
     from omni123_hf.modeling.tasks import DEFAULT_NUM_IMAGES
 
-    counts = [
-        int(options.get("num_images", DEFAULT_NUM_IMAGES))
-        for options in _backbone_options(folder)
-        if task in _recipe_tasks(options)
-    ]
+    counts: list[int] = []
+    for options in _backbone_options(folder):
+        if task in _recipe_tasks(options):
+            # One number, or several that training drew from.
+            named = options.get("num_images", DEFAULT_NUM_IMAGES)
+            counts += [int(count) for count in (named if isinstance(named, list) else [named])]
     return max(counts, default=None)
 
 
