@@ -84,7 +84,7 @@ def test_a_checkpoint_says_on_how_many_images_it_was_trained(tmp_path):
     assert trained_image_count(tmp_path, TEXT_TASK) is None and trained_tasks(tmp_path) is None
     for name, options in {
         "omni123": {"tasks": {"text-to-3d": 1.0}, "num_images": 4},
-        "omni123_sft": {"tasks": {TEXT_TASK: 0.5}, "num_images": 3},
+        "omni123_sft": {"tasks": {TEXT_TASK: 0.5}, "num_images": [1, 3, 2]},
         "omni123_mix": {"mixture": {"pairs": {"tasks": [CHAIN_TASK]}}},
     }.items():
         (tmp_path / "recipes" / f"{name}.json").write_text(json.dumps({"options": options}))

@@ -134,9 +134,9 @@ def trained_image_count(folder: Path, task: str) -> int | None:
     counts: list[int] = []
     for options in _backbone_options(folder):
         if task in _recipe_tasks(options):
-            given = options.get("num_images", DEFAULT_NUM_IMAGES)
-            # A list where every micro-batch drew one.
-            counts += map(int, given if isinstance(given, list) else [given])
+            # One number, or several that training drew from.
+            named = options.get("num_images", DEFAULT_NUM_IMAGES)
+            counts += [int(count) for count in (named if isinstance(named, list) else [named])]
     return max(counts, default=None)
 
 
