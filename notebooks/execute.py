@@ -36,7 +36,7 @@ CHECKPOINT = "omni123-mini"
 SECONDS_A_CELL = 1200
 MAX_BYTES = 400_000
 MAX_WIDTH = 600
-PALETTE = 64
+PALETTE = 128
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
