@@ -27,7 +27,7 @@ class SettingsForm:
     def __init__(self, service: Service, with_samples: bool = True):
         limits = service.limits
         scale, _ = service.models.base.guidance(None, None)
-        with gr.Row(equal_height=True, elem_classes="seed-row"):
+        with gr.Row(elem_classes="seed-row"):
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=3, min_width=120)
             self.dice = gr.Button("Random seed", size="sm", scale=2, min_width=110)
         if with_samples:
@@ -66,7 +66,7 @@ class ResultPanel:
 
     def __init__(self, service: Service, tab: str, picture_label: str, many_pictures: bool = False):
         self.service, self.tab, self.many_pictures = service, tab, many_pictures
-        self.status = gr.HTML(status_line("Ready."), elem_id=f"{tab}-status", padding=False)
+        self.status = gr.HTML(status_line("Ready."), elem_id=f"{tab}-status", elem_classes="status", padding=False)
         if many_pictures:
             self.picture: Any = gr.Gallery(
                 label=picture_label, columns=3, height=VIEWER_HEIGHT, object_fit="contain", elem_id=f"{tab}-pictures",
@@ -77,7 +77,7 @@ class ResultPanel:
             with gr.Row():
                 self.picture = gr.Image(
                     label=picture_label, height=VIEWER_HEIGHT, interactive=False, buttons=["download"],
-                    elem_id=f"{tab}-picture", min_width=240,
+                    elem_id=f"{tab}-picture", elem_classes="picture", min_width=240,
                 )  # fmt: skip
                 self.model = viewer(f"{tab}-model")
         self.facts = gr.Markdown(elem_id=f"{tab}-facts", elem_classes="facts")

@@ -45,12 +45,12 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
                 label="Instruction", placeholder="add armrests", lines=2, max_length=service.limits.max_text,
                 elem_id="edit-instruction",
             )  # fmt: skip
-            form = SettingsForm(service, with_samples=False)
             with gr.Row():
                 start = gr.Button("Edit", variant="primary", scale=3, elem_id="edit-start")
                 actions = gr.Column(scale=1, min_width=90)
+            form = SettingsForm(service, with_samples=False)
         with gr.Column(scale=7, min_width=360):
-            status = gr.HTML(status_line("No shape yet."), elem_id="edit-status", padding=False)
+            status = gr.HTML(status_line("No shape yet."), elem_id="edit-status", elem_classes="status", padding=False)
             with gr.Row():
                 with gr.Column(min_width=240):
                     model = viewer("edit-model")

@@ -23,6 +23,9 @@ def build(service: Service) -> gr.Button:
                 label="Prompt", placeholder="What to make, for example: a round wooden table with three legs",
                 lines=2, max_length=service.limits.max_text, elem_id="generate-prompt", submit_btn=False,
             )  # fmt: skip
+            with gr.Row():
+                start = gr.Button("Generate", variant="primary", scale=3, elem_id="generate-start")
+                actions = gr.Column(scale=1, min_width=90)
             with gr.Row(elem_classes="examples"):
                 for text in EXAMPLES:
                     gr.Button(text, size="sm", variant="secondary", min_width=60).click(
@@ -32,9 +35,6 @@ def build(service: Service) -> gr.Button:
             rank = gr.Checkbox(
                 True, label="Best sample first", info="Ranked by how well image and shape agree; with several samples."
             )
-            with gr.Row():
-                start = gr.Button("Generate", variant="primary", scale=3, elem_id="generate-start")
-                actions = gr.Column(scale=1, min_width=90)
         with gr.Column(scale=7, min_width=360):
             panel = ResultPanel(service, work.GENERATE, "Image")
             to_edit = gr.Button("Edit this shape", elem_id="generate-edit")

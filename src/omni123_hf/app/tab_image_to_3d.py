@@ -23,10 +23,10 @@ def build(service: Service) -> gr.Button:
             prompt = gr.Textbox(
                 label="What it is (optional)", placeholder="a red chair", max_length=service.limits.max_text
             )
-            form = SettingsForm(service)
             with gr.Row():
                 start = gr.Button("Make the shape", variant="primary", scale=3, elem_id="image-to-3d-start")
                 actions = gr.Column(scale=1, min_width=90)
+            form = SettingsForm(service)
         with gr.Column(scale=7, min_width=360):
             panel = ResultPanel(service, work.IMAGE_TO_3D, "The picture as the model sees it")
             to_edit = gr.Button("Edit this shape")

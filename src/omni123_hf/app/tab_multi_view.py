@@ -41,10 +41,10 @@ def build(service: Service) -> gr.Button:
                     list(CANONICAL_VIEWS), value=["front", "back", "left", "right"], label="Views to draw first"
                 )
                 extra = gr.CheckboxGroup(list(CANONICAL_VIEWS), label="Views to draw after the shape")
-            form = SettingsForm(service, with_samples=False)
             with gr.Row():
                 start = gr.Button("Make", variant="primary", scale=3, elem_id="multi-view-start")
                 actions = gr.Column(scale=1, min_width=90)
+            form = SettingsForm(service, with_samples=False)
         with gr.Column(scale=7, min_width=360):
             panel = ResultPanel(service, work.MULTI_VIEW, "Views", many_pictures=True)
             to_edit = gr.Button("Edit this shape")
