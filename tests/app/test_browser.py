@@ -35,7 +35,7 @@ ARGUMENTS = (
     "--no-first-run",
 )
 PROMPT = "a round wooden table with three legs"
-WAIT = 240_000
+WAIT = 200_000
 # A coarse grid: what is tested is the way, not the surface.
 RESOLUTION = 32
 

@@ -102,7 +102,7 @@ class ResultPanel:
         return [*self.updates(samples[0]), gr.Radio(choices=choices, value=0, visible=len(samples) > 1)]
 
     def updates(self, sample: Sample) -> list[Any]:
-        """What `shown` displays for one sample."""
+        """What is shown of one sample, but for the model (`show_model`)."""
         pictures = [(str(path), name) for name, path in sample.pictures.items()]
         has_shape = "mesh" in sample.record and (sample.mesh is not None or sample.record["failure"] is not None)
         words = health_words(sample.record["mesh"], sample.record["failure"]) if has_shape else ""
@@ -111,7 +111,6 @@ class ResultPanel:
         return [
             status_line("The model gave no surface." if failed else f"Done in {seconds:.1f} s.", "bad" if failed else "good"),
             pictures if self.many_pictures else (pictures[0][0] if pictures else None),
-            None if sample.mesh is None else str(sample.mesh),
             words,
             download(sample.mesh),
             download(sample.record_file),
@@ -130,10 +129,11 @@ class ResultPanel:
         session = self.service.sessions.get(request.session_hash)
         samples = session.samples.get(self.tab, [])
         if not isinstance(place, int) or not 0 <= place < len(samples):
-            return self.waiting(status_line("This sample is gone; make it again.", "bad"))[:-1]
-        if samples[place].mesh is not None:
+            return self.waiting(status_line("This sample is gone; make it again.", "bad"))
+        mesh = session.viewed[self.tab] = samples[place].mesh
+        if mesh is not None:
             session.shown = samples[place]
-        return self.updates(samples[place])
+        return [*self.updates(samples[place]), None if mesh is None else str(mesh)]
 
 
 def follow(steps: Generator[Progress, None, T], shown: Callable[[Progress], Any]) -> Generator[Any, None, T]:
@@ -169,6 +169,20 @@ def viewer(elem_id: str) -> gr.Model3D:
         label="3D model", height=VIEWER_HEIGHT, interactive=False, elem_id=elem_id, min_width=240,
         clear_color=(0.93, 0.94, 0.96, 1.0), camera_position=(35, 70, None),
     )  # fmt: skip
+
+
+def show_model(service: Service, tab: str, event: Any, model: gr.Model3D) -> None:
+    """After `event`, the viewer shows the session's `viewed` mesh of this tab.
+
+    Not among the outputs of the event itself: Gradio sends the last values of a generator twice, and at the second time
+    its viewer (6.31) gives up loading itself and stays blank.
+    """
+
+    def mesh(request: gr.Request) -> str | None:
+        path = service.sessions.get(request.session_hash).viewed.get(tab)
+        return None if path is None else str(path)
+
+    event.then(mesh, None, model, queue=False, show_progress="hidden", **PRIVATE)
 
 
 def download(path: Any) -> gr.DownloadButton:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from omni123_hf.app import work
-from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice
+from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice, show_model
 from omni123_hf.app.service import Service
 from omni123_hf.errors import Omni123Error
 
@@ -53,6 +53,7 @@ def build(service: Service) -> gr.Button:
         run, [image, prompt, *form.inputs], panel.outputs, preprocess=False, show_progress_on=panel.status,
         **QUEUED, **PRIVATE,
     )  # fmt: skip
+    show_model(service, work.IMAGE_TO_3D, event, panel.model)
     with actions:
         cancel_button(panel.status, [event])
     return to_edit

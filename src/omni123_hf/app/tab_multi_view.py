@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from omni123_hf.app import work
-from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice
+from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice, show_model
 from omni123_hf.app.service import Service
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import CANONICAL_VIEWS
@@ -92,6 +92,7 @@ def build(service: Service) -> gr.Button:
         run, [source, prompt, views, extra, mesh, *pictures, *form.inputs], panel.outputs, preprocess=False,
         show_progress_on=panel.status, **QUEUED, **PRIVATE,
     )  # fmt: skip
+    show_model(service, work.MULTI_VIEW, event, panel.model)
     with actions:
         cancel_button(panel.status, [event])
     return to_edit
