@@ -85,11 +85,12 @@ class ResultPanel:
         with gr.Row():
             self.mesh_file = gr.DownloadButton("Download GLB", interactive=False, elem_id=f"{tab}-glb")
             self.record_file = gr.DownloadButton("Download record", interactive=False, elem_id=f"{tab}-record")
-        self.shown = [self.status, self.picture, self.model, self.facts, self.mesh_file, self.record_file]
-        self.outputs = [*self.shown, self.choice]
+        shown = [self.status, self.picture, self.facts, self.mesh_file, self.record_file]
+        self.outputs = [*shown, self.choice]
         self.choice.input(
-            self._choose, self.choice, self.shown, preprocess=False, queue=False, show_progress="hidden", **PRIVATE
-        )
+            self._choose, self.choice, [*shown, self.model], preprocess=False, queue=False, show_progress="hidden",
+            **PRIVATE,
+        )  # fmt: skip
 
     def waiting(self, status: str) -> list[Any]:
         """The status alone changes."""
