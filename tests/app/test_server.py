@@ -34,7 +34,12 @@ def server(tiny_pipeline, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server, tmp_path_factory):
-    return Client(server.url, verbose=False, httpx_kwargs={"timeout": 60}, download_files=str(tmp_path_factory.mktemp("downloads")))
+    return Client(
+        server.url,
+        verbose=False,
+        httpx_kwargs={"timeout": 60},
+        download_files=str(tmp_path_factory.mktemp("downloads")),
+    )
 
 
 @pytest.fixture(scope="module")

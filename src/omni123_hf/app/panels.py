@@ -27,7 +27,7 @@ class SettingsForm:
     def __init__(self, service: Service, with_samples: bool = True):
         limits = service.limits
         scale, _ = service.models.base.guidance(None, None)
-        with gr.Row(equal_height=True, elem_classes="seed-row"):
+        with gr.Row(elem_classes="seed-row"):
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=3, min_width=120)
             self.dice = gr.Button("Random seed", size="sm", scale=2, min_width=110)
         if with_samples:
@@ -66,7 +66,7 @@ class ResultPanel:
 
     def __init__(self, service: Service, tab: str, picture_label: str, many_pictures: bool = False):
         self.service, self.tab, self.many_pictures = service, tab, many_pictures
-        self.status = gr.HTML(status_line("Ready."), elem_id=f"{tab}-status", padding=False)
+        self.status = gr.HTML(status_line("Ready."), elem_id=f"{tab}-status", elem_classes="status", padding=False)
         if many_pictures:
             self.picture: Any = gr.Gallery(
                 label=picture_label, columns=3, height=VIEWER_HEIGHT, object_fit="contain", elem_id=f"{tab}-pictures",
@@ -77,7 +77,7 @@ class ResultPanel:
             with gr.Row():
                 self.picture = gr.Image(
                     label=picture_label, height=VIEWER_HEIGHT, interactive=False, buttons=["download"],
-                    elem_id=f"{tab}-picture", min_width=240,
+                    elem_id=f"{tab}-picture", elem_classes="picture", min_width=240,
                 )  # fmt: skip
                 self.model = viewer(f"{tab}-model")
         self.facts = gr.Markdown(elem_id=f"{tab}-facts", elem_classes="facts")
@@ -85,11 +85,12 @@ class ResultPanel:
         with gr.Row():
             self.mesh_file = gr.DownloadButton("Download GLB", interactive=False, elem_id=f"{tab}-glb")
             self.record_file = gr.DownloadButton("Download record", interactive=False, elem_id=f"{tab}-record")
-        self.shown = [self.status, self.picture, self.model, self.facts, self.mesh_file, self.record_file]
-        self.outputs = [*self.shown, self.choice]
+        shown = [self.status, self.picture, self.facts, self.mesh_file, self.record_file]
+        self.outputs = [*shown, self.choice]
         self.choice.input(
-            self._choose, self.choice, self.shown, preprocess=False, queue=False, show_progress="hidden", **PRIVATE
-        )
+            self._choose, self.choice, [*shown, self.model], preprocess=False, queue=False, show_progress="hidden",
+            **PRIVATE,
+        )  # fmt: skip
 
     def waiting(self, status: str) -> list[Any]:
         """The status alone changes."""
@@ -102,7 +103,7 @@ class ResultPanel:
         return [*self.updates(samples[0]), gr.Radio(choices=choices, value=0, visible=len(samples) > 1)]
 
     def updates(self, sample: Sample) -> list[Any]:
-        """What `shown` displays for one sample."""
+        """What is shown of one sample, but for the model (`show_model`)."""
         pictures = [(str(path), name) for name, path in sample.pictures.items()]
         has_shape = "mesh" in sample.record and (sample.mesh is not None or sample.record["failure"] is not None)
         words = health_words(sample.record["mesh"], sample.record["failure"]) if has_shape else ""
@@ -111,7 +112,6 @@ class ResultPanel:
         return [
             status_line("The model gave no surface." if failed else f"Done in {seconds:.1f} s.", "bad" if failed else "good"),
             pictures if self.many_pictures else (pictures[0][0] if pictures else None),
-            None if sample.mesh is None else str(sample.mesh),
             words,
             download(sample.mesh),
             download(sample.record_file),
@@ -130,10 +130,11 @@ class ResultPanel:
         session = self.service.sessions.get(request.session_hash)
         samples = session.samples.get(self.tab, [])
         if not isinstance(place, int) or not 0 <= place < len(samples):
-            return self.waiting(status_line("This sample is gone; make it again.", "bad"))[:-1]
-        if samples[place].mesh is not None:
+            return self.waiting(status_line("This sample is gone; make it again.", "bad"))
+        mesh = session.viewed[self.tab] = samples[place].mesh
+        if mesh is not None:
             session.shown = samples[place]
-        return self.updates(samples[place])
+        return [*self.updates(samples[place]), None if mesh is None else str(mesh)]
 
 
 def follow(steps: Generator[Progress, None, T], shown: Callable[[Progress], Any]) -> Generator[Any, None, T]:
@@ -169,6 +170,20 @@ def viewer(elem_id: str) -> gr.Model3D:
         label="3D model", height=VIEWER_HEIGHT, interactive=False, elem_id=elem_id, min_width=240,
         clear_color=(0.93, 0.94, 0.96, 1.0), camera_position=(35, 70, None),
     )  # fmt: skip
+
+
+def show_model(service: Service, tab: str, event: Any, model: gr.Model3D) -> None:
+    """After `event`, the viewer shows the session's `viewed` mesh of this tab.
+
+    Not among the outputs of the event itself: Gradio sends the last values of a generator twice, and at the second time
+    its viewer (6.31) gives up loading itself and stays blank.
+    """
+
+    def mesh(request: gr.Request) -> str | None:
+        path = service.sessions.get(request.session_hash).viewed.get(tab)
+        return None if path is None else str(path)
+
+    event.then(mesh, None, model, queue=False, show_progress="hidden", **PRIVATE)
 
 
 def download(path: Any) -> gr.DownloadButton:

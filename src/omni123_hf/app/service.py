@@ -73,6 +73,7 @@ class Service:
     def publish(self, session: Session, tab: str, samples: list[Sample], name: str) -> list[Sample]:
         """The session's samples of this tab are these now; with `--outputs` they are kept beyond it."""
         session.samples[tab] = samples
+        session.viewed[tab] = samples[0].mesh
         session.shown = next((sample for sample in samples if sample.mesh is not None), session.shown)
         keep(samples, self.outputs, name)
         return samples

@@ -31,11 +31,15 @@ GRACE = 120.0
 
 
 class Session:
-    """samples: what each tab made last. shown: the sample that editing begins with. tree: the edits, and their source's facts."""
+    """samples: what each tab made last. viewed: the mesh in each tab's viewer. shown: the sample that editing begins with.
+
+    tree: the edits. tree_source: facts of the shape that they begin with. uploads: files that the client sent.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.samples: dict[str, list[Sample]] = {}
+        self.viewed: dict[str, Path | None] = {}
         self.shown: Sample | None = None
         self.tree: EditSession | None = None
         self.tree_source: dict[str, Any] = {}

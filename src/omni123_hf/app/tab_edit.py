@@ -18,6 +18,7 @@ from omni123_hf.app.panels import (
     failed,
     follow,
     notice,
+    show_model,
     viewer,
 )
 from omni123_hf.app.service import Service
@@ -27,6 +28,7 @@ from omni123_hf.geometry.loading import supported_suffixes
 from omni123_hf.pipelines.edit_session import EditSession
 
 
+TAB = "edit"
 Steps = Generator[Progress, None, None]
 
 
@@ -45,12 +47,12 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
                 label="Instruction", placeholder="add armrests", lines=2, max_length=service.limits.max_text,
                 elem_id="edit-instruction",
             )  # fmt: skip
-            form = SettingsForm(service, with_samples=False)
             with gr.Row():
                 start = gr.Button("Edit", variant="primary", scale=3, elem_id="edit-start")
                 actions = gr.Column(scale=1, min_width=90)
+            form = SettingsForm(service, with_samples=False)
         with gr.Column(scale=7, min_width=360):
-            status = gr.HTML(status_line("No shape yet."), elem_id="edit-status", padding=False)
+            status = gr.HTML(status_line("No shape yet."), elem_id="edit-status", elem_classes="status", padding=False)
             with gr.Row():
                 with gr.Column(min_width=240):
                     model = viewer("edit-model")
@@ -61,7 +63,7 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
             with gr.Row():
                 mesh_file = gr.DownloadButton("Download GLB", interactive=False, elem_id="edit-glb")
                 session_file = gr.DownloadButton("Download session (zip)", interactive=False, elem_id="edit-zip")
-    outputs: list[Any] = [status, model, history, undo, facts, mesh_file, session_file]
+    outputs: list[Any] = [status, history, undo, facts, mesh_file, session_file]
 
     def waiting(text: str) -> list[Any]:
         return [text, *[gr.skip()] * (len(outputs) - 1)]
@@ -72,9 +74,9 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
         path, archive = work.edit_files(service, session, is_new)
         words = [health_words(node.health, node.failure), locality_words(node.locality, node.changed)]
         lost = node.failure is not None
+        session.viewed[TAB] = path
         return [
             status_line(f"State {node.number} of {len(tree.nodes) - 1}.", "bad" if lost else "good"),
-            None if path is None else str(path),
             gr.Radio(choices=[(line, number) for line, number in tree_lines(tree)], value=node.number),
             gr.Button(interactive=node.parent is not None),
             "\n\n".join(part for part in words if part),
@@ -129,9 +131,11 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
         try:
             session = service.sessions.get(request.session_hash)
             change(session.need_tree())
-            return shown(session)
+            updates = shown(session)
+            path = session.viewed[TAB]
+            return [*updates, None if path is None else str(path)]
         except Exception as error:
-            return waiting(failed(error))
+            return [*waiting(failed(error)), gr.skip()]
 
     def go_to(number: Any, request: gr.Request) -> list[Any]:
         return step(request, lambda tree: tree.go_to(number))
@@ -148,7 +152,9 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
     for button in to_edit:
         opened = button.click(lambda: gr.Tabs(selected="edit"), None, tabs, queue=False, **PRIVATE)
         events.append(opened.then(begin_with_shown, form.resolution, outputs, **queued))
-    history.input(go_to, history, outputs, preprocess=False, queue=False, show_progress="hidden", **PRIVATE)
-    undo.click(undo_edit, None, outputs, queue=False, show_progress="hidden", **PRIVATE)
+    for event in events:
+        show_model(service, TAB, event, model)
+    history.input(go_to, history, [*outputs, model], preprocess=False, queue=False, show_progress="hidden", **PRIVATE)
+    undo.click(undo_edit, None, [*outputs, model], queue=False, show_progress="hidden", **PRIVATE)
     with actions:
         cancel_button(status, events)

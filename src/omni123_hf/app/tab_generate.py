@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from omni123_hf.app import work
-from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice
+from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice, show_model
 from omni123_hf.app.service import Service
 
 
@@ -23,6 +23,9 @@ def build(service: Service) -> gr.Button:
                 label="Prompt", placeholder="What to make, for example: a round wooden table with three legs",
                 lines=2, max_length=service.limits.max_text, elem_id="generate-prompt", submit_btn=False,
             )  # fmt: skip
+            with gr.Row():
+                start = gr.Button("Generate", variant="primary", scale=3, elem_id="generate-start")
+                actions = gr.Column(scale=1, min_width=90)
             with gr.Row(elem_classes="examples"):
                 for text in EXAMPLES:
                     gr.Button(text, size="sm", variant="secondary", min_width=60).click(
@@ -32,9 +35,6 @@ def build(service: Service) -> gr.Button:
             rank = gr.Checkbox(
                 True, label="Best sample first", info="Ranked by how well image and shape agree; with several samples."
             )
-            with gr.Row():
-                start = gr.Button("Generate", variant="primary", scale=3, elem_id="generate-start")
-                actions = gr.Column(scale=1, min_width=90)
         with gr.Column(scale=7, min_width=360):
             panel = ResultPanel(service, work.GENERATE, "Image")
             to_edit = gr.Button("Edit this shape", elem_id="generate-edit")
@@ -57,6 +57,7 @@ def build(service: Service) -> gr.Button:
         [start.click, prompt.submit], run, [prompt, *form.inputs, rank], panel.outputs, preprocess=False,
         show_progress_on=panel.status, **QUEUED, **PRIVATE,
     )  # fmt: skip
+    show_model(service, work.GENERATE, event, panel.model)
     with actions:
         cancel_button(panel.status, [event])
     return to_edit

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from omni123_hf.app import work
-from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice
+from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice, show_model
 from omni123_hf.app.service import Service
 from omni123_hf.errors import Omni123Error
 
@@ -23,10 +23,10 @@ def build(service: Service) -> gr.Button:
             prompt = gr.Textbox(
                 label="What it is (optional)", placeholder="a red chair", max_length=service.limits.max_text
             )
-            form = SettingsForm(service)
             with gr.Row():
                 start = gr.Button("Make the shape", variant="primary", scale=3, elem_id="image-to-3d-start")
                 actions = gr.Column(scale=1, min_width=90)
+            form = SettingsForm(service)
         with gr.Column(scale=7, min_width=360):
             panel = ResultPanel(service, work.IMAGE_TO_3D, "The picture as the model sees it")
             to_edit = gr.Button("Edit this shape")
@@ -53,6 +53,7 @@ def build(service: Service) -> gr.Button:
         run, [image, prompt, *form.inputs], panel.outputs, preprocess=False, show_progress_on=panel.status,
         **QUEUED, **PRIVATE,
     )  # fmt: skip
+    show_model(service, work.IMAGE_TO_3D, event, panel.model)
     with actions:
         cancel_button(panel.status, [event])
     return to_edit

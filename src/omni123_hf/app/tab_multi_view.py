@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from omni123_hf.app import work
-from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice
+from omni123_hf.app.panels import PRIVATE, QUEUED, ResultPanel, SettingsForm, cancel_button, notice, show_model
 from omni123_hf.app.service import Service
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import CANONICAL_VIEWS
@@ -41,10 +41,10 @@ def build(service: Service) -> gr.Button:
                     list(CANONICAL_VIEWS), value=["front", "back", "left", "right"], label="Views to draw first"
                 )
                 extra = gr.CheckboxGroup(list(CANONICAL_VIEWS), label="Views to draw after the shape")
-            form = SettingsForm(service, with_samples=False)
             with gr.Row():
                 start = gr.Button("Make", variant="primary", scale=3, elem_id="multi-view-start")
                 actions = gr.Column(scale=1, min_width=90)
+            form = SettingsForm(service, with_samples=False)
         with gr.Column(scale=7, min_width=360):
             panel = ResultPanel(service, work.MULTI_VIEW, "Views", many_pictures=True)
             to_edit = gr.Button("Edit this shape")
@@ -92,6 +92,7 @@ def build(service: Service) -> gr.Button:
         run, [source, prompt, views, extra, mesh, *pictures, *form.inputs], panel.outputs, preprocess=False,
         show_progress_on=panel.status, **QUEUED, **PRIVATE,
     )  # fmt: skip
+    show_model(service, work.MULTI_VIEW, event, panel.model)
     with actions:
         cancel_button(panel.status, [event])
     return to_edit
