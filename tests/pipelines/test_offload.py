@@ -107,12 +107,12 @@ def test_another_precision_reaches_calls_that_encode_first(tiny_pipeline):
 
     made = own_copy(tiny_pipeline).to(torch.bfloat16)
     picture = np.full((16, 16, 3), 90, np.uint8)
-    assert Omni123ImageTo3DPipeline.from_pipe(made, dtype=None)(picture, output_type="tokens").shape_tokens.shape == (
+    assert Omni123ImageTo3DPipeline.from_pipe(made)(picture, output_type="tokens").shape_tokens.shape == (
         1,
         8,
     )
     box = trimesh.creation.box((1, 2, 0.5))
-    output = Omni123EditPipeline.from_pipe(made, dtype=None)(box, "wider", resolution=16)
+    output = Omni123EditPipeline.from_pipe(made)(box, "wider", resolution=16)
     assert output.shape_tokens.shape == (1, 8)
     assert made.transformer.dtype == torch.bfloat16
     ball = trimesh.creation.icosphere(2, radius=0.9)
