@@ -108,6 +108,28 @@ def test_an_edit_alone_and_in_a_session(inputs, tmp_path, tiny_pipeline_folder, 
     assert "leave out --mesh" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["image-to-3d", "IN/a.png", "--color", "vertex"],
+        ["edit", "wider", "--mesh", "IN/box.glb", "--color", "texture"],
+    ],
+)
+def test_results_in_colour(inputs, tmp_path, tiny_pipeline_folder, monkeypatch, arguments):
+    monkeypatch.setattr(
+        "omni123_hf.modeling.modeling_shape_tokenizer.Omni123ShapeTokenizer.query",
+        lambda self, latents, queries: 0.7 - queries.norm(dim=-1),
+    )
+    words = [word.replace("IN/", f"{inputs}/") for word in arguments]
+    options = ["--out", tmp_path / "out", "--resolution", 16, "--texture-size", 128]
+    assert run(*words, *options, *common(tiny_pipeline_folder)) == 0
+    color = record(tmp_path / "out")["color"]
+    if "failure" in color:
+        pytest.skip("the random weights of this session draw nothing")
+    mesh = trimesh.load(tmp_path / "out" / "mesh.glb", force="mesh", process=False)
+    assert color["mode"] == mesh.visual.kind == arguments[-1] and color["seen_share"] > 0
+
+
 @pytest.mark.parametrize("name, target", [("box.glb", "back.stl"), ("a.png", "back.png")])
 def test_tokens_go_there_and_back(inputs, tmp_path, tiny_pipeline_folder, capsys, name, target):
     tokens = tmp_path / "tokens.json"
@@ -131,6 +153,9 @@ def test_tokens_go_there_and_back(inputs, tmp_path, tiny_pipeline_folder, capsys
         (["image-to-3d", "IN/a.png", "--out", "OUT", "--target-faces", "2"], "target_faces"),
         (["render-views", "IN/box.glb", "--out", "OUT", "--views", "front,below"], "no view 'below'"),
         (["render-views", "IN/box.glb", "--out", "OUT", "--views", "front,front"], "each once"),
+        (["image-to-3d", "IN/a.png", "--out", "OUT", "--color", "texture", "--format", "obj"], "cannot hold --color"),
+        (["image-to-3d", "IN/a.png", "--out", "OUT", "--color", "oil"], "no colour mode 'oil'"),
+        (["edit", "x", "--session", "OUT", "--mesh", "IN/box.glb", "--color", "vertex"], "--color belongs to --out"),
         (["edit", "add a handle"], "give --out for one result"),
         (["edit", "add a handle", "--out", "OUT"], "--out needs --mesh"),
         (["edit", "add a handle", "--session", "OUT"], "give --mesh to begin"),

@@ -6,7 +6,7 @@ import trimesh
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import CANONICAL_VIEWS, get_camera
-from omni123_hf.geometry.color_baking import bake_vertex_colors, inpaint
+from omni123_hf.geometry.color_baking import bake_vertex_colors, fill_background, inpaint
 from omni123_hf.geometry.rasterizer import visible_faces
 
 
@@ -99,3 +99,16 @@ def test_a_piece_without_any_known_vertex_takes_the_nearest_colours():
 def test_views_that_cannot_be_used_are_named(views, message):
     with pytest.raises(Omni123Error, match=message):
         bake_vertex_colors(painted_ball()[0], views)
+
+
+def test_half_white_pixels_of_an_outline_do_not_bleach_the_rim():
+    color = np.array([60.0, 20.0, 20.0])
+    cover = np.zeros((24, 24))
+    cover[6:18, 6:18], cover[5, 5:19], cover[18, 5:19], cover[5:19, 5], cover[5:19, 18] = 1, 0.4, 0.4, 0.4, 0.4
+    values = cover[..., None] * color + (1 - cover[..., None]) * 255
+    white = (values >= 247).all(axis=2)
+    assert np.abs(fill_background(values, white) - color).max() < 1
+    thin = np.full((9, 9, 3), 255.0)
+    thin[:, 4] = 150.0
+    # Nothing lies behind the outline of a line: it keeps what it has.
+    assert (fill_background(thin, (thin >= 247).all(axis=2)) == 150.0).all()

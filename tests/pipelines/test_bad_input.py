@@ -187,7 +187,7 @@ def test_an_open_mesh_and_one_far_away_work(tiny_pipeline, tmp_path):
     assert not opened.is_watertight and tokens(opened).shape == (1, 8)
 
 
-@pytest.mark.parametrize("instruction", ["xyzzy frobnicate", "mach ihn größer", "椅子をもっと高く", "🪑"])
+@pytest.mark.parametrize("instruction", ["xyzzy frobnicate", "mach ihn größer", "椅子を高く", "🪑"])
 def test_instructions_in_unknown_words_are_read_as_pieces(instruction, tiny_pipeline):
     pipeline = Omni123EditPipeline.from_pipe(tiny_pipeline)
     assert pipeline(torch.arange(8), instruction, output_type="tokens").shape_tokens.shape == (1, 8)

@@ -17,7 +17,7 @@ from omni123_hf.pipelines import (
     Omni123ShapeToImagePipeline,
     Omni123TextTo3DPipeline,
 )
-from omni123_hf.pipelines.coloring import color_mesh
+from omni123_hf.pipelines.coloring import check_coloring, color_mesh
 from omni123_hf.pipelines.ranking import image_log_likelihood, place, rank_candidates, silhouette_iou
 
 
@@ -39,6 +39,21 @@ def test_the_six_views_are_those_of_the_task_and_colour_the_mesh(tiny_pipeline):
     assert colored.mesh.visual.kind == "vertex" and len(colored.mesh.faces) == len(mesh.faces)
     with pytest.raises(Omni123Error, match="image components"):
         color_mesh(Omni123EditPipeline.from_pipe(tiny_pipeline), mesh, tokens)
+
+
+def test_colour_as_a_texture(tiny_pipeline, caplog, monkeypatch):
+    mesh = trimesh.creation.icosphere(2, radius=0.9)
+    tokens = torch.arange(8)
+    made = color_mesh(tiny_pipeline, mesh, tokens, PROMPT, mode="texture", texture_size=128)
+    assert made.mesh.visual.kind == "texture" and 0.5 < made.seen_share <= 1
+    assert made.mesh.visual.material.baseColorTexture.size == (128, 128) and len(made.mesh.faces) == len(mesh.faces)
+    for options, message in (({"mode": "paint"}, "no colour mode 'paint'"), ({"texture_size": 9}, "64 to 8192")):
+        with pytest.raises(Omni123Error, match=message):
+            color_mesh(tiny_pipeline, mesh, tokens, **options)
+    assert "was not trained" not in caplog.text
+    monkeypatch.setattr(tiny_pipeline, "trained_tasks", {"text-to-3d"})
+    check_coloring(tiny_pipeline, "vertex")
+    assert "was not trained on 3d-to-posed-image" in caplog.text
 
 
 def test_places_are_shares_of_the_others_below():

@@ -18,6 +18,7 @@ from omni123_hf.pipelines import (
 )
 from omni123_hf.pipelines.coloring import color_mesh
 from omni123_hf.pipelines.pipeline_base import Omni123PipelineBase
+from omni123_hf.pipelines.preview_callback import PreviewCallback
 
 
 PROMPT = "a tall red vase"
@@ -48,7 +49,9 @@ def test_calls_that_encode_and_decode_run_with_weights_offloaded(tiny_pipeline):
         (Omni123EditPipeline, ([torch.arange(8), torch.arange(8)], "wider")),
     ):
         away, here = cls.from_pipe(made), cls.from_pipe(tiny_pipeline)
-        found, wanted = (pipeline(*inputs, resolution=16, seed=0, temperature=1.0) for pipeline in (away, here))
+        options = {"resolution": 16, "seed": 0, "temperature": 1.0}
+        preview = PreviewCallback(away, lambda *_: None, every=4, resolution=16)
+        found, wanted = away(*inputs, callback_on_step_end=preview, **options), here(*inputs, **options)
         assert torch.equal(found.shape_tokens, wanted.shape_tokens)
         assert found.failures == wanted.failures
     assert np.array_equal(
@@ -60,7 +63,7 @@ def test_calls_that_encode_and_decode_run_with_weights_offloaded(tiny_pipeline):
 
 
 class Counting(ModelHook):
-    """Counts what accelerate would bring to the accelerator, and moves what it is given to float64 in place of a device."""
+    """Counts how often accelerate would bring the weights."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -84,6 +87,8 @@ def test_every_way_into_a_model_runs_its_hook(tiny_pipeline):
             ("shape_tokenizer", lambda: shape.encode(points, points)),
             ("shape_tokenizer", lambda: shape.encode_latents(points, points)),
             ("shape_tokenizer", lambda: shape.decode_latents(torch.arange(8)[None])),
+            ("shape_tokenizer", lambda: shape.embed_codes(torch.arange(3)[None])),
+            ("shape_tokenizer", lambda: shape.decode_vectors(torch.zeros(1, 3, 24))),
             ("shape_tokenizer", lambda: shape.project_latents(torch.zeros(1, 8, 24))),
             ("shape_tokenizer", lambda: shape.query(torch.zeros(1, 8, 24), points)),
             ("image_tokenizer", lambda: image.encode(torch.zeros(1, 12, 4, 4))),
@@ -107,12 +112,12 @@ def test_another_precision_reaches_calls_that_encode_first(tiny_pipeline):
 
     made = own_copy(tiny_pipeline).to(torch.bfloat16)
     picture = np.full((16, 16, 3), 90, np.uint8)
-    assert Omni123ImageTo3DPipeline.from_pipe(made, dtype=None)(picture, output_type="tokens").shape_tokens.shape == (
+    assert Omni123ImageTo3DPipeline.from_pipe(made)(picture, output_type="tokens").shape_tokens.shape == (
         1,
         8,
     )
     box = trimesh.creation.box((1, 2, 0.5))
-    output = Omni123EditPipeline.from_pipe(made, dtype=None)(box, "wider", resolution=16)
+    output = Omni123EditPipeline.from_pipe(made)(box, "wider", resolution=16)
     assert output.shape_tokens.shape == (1, 8)
     assert made.transformer.dtype == torch.bfloat16
     ball = trimesh.creation.icosphere(2, radius=0.9)

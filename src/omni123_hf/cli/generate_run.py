@@ -91,16 +91,18 @@ def run_prompt(
         callbacks = with_previews(pipeline, request.preview_every, out, callbacks)
     output = pipeline(prompt, seed=request.seed, num_samples=request.count, **request.settings, **callbacks)
     seconds = {"load": load_seconds, **output.timings}
-    order, scores = list(range(request.count)), None
+    order = list(range(request.count))
+    scores: list[Any] | None = None
     if request.best_of is not None:
         from omni123_hf.pipelines.ranking import rank_candidates
 
         with_part = time.perf_counter()
-        scores = rank_candidates(
+        ranked = rank_candidates(
             pipeline, prompt, output.image_tokens, output.shape_tokens, output.images, output.meshes
         )
+        scores = ranked
         # A candidate without a surface is never the best, whatever its image.
-        order.sort(key=lambda row: (output.meshes[row] is None, -scores[row].score))
+        order.sort(key=lambda row: (output.meshes[row] is None, -ranked[row].score))
         seconds["ranking"] = time.perf_counter() - with_part
     folders = ["" for _ in order]
     if request.best_of is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import trimesh
-from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.ndimage import binary_dilation, distance_transform_edt, map_coordinates
 from scipy.sparse import coo_matrix, diags
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import spsolve
@@ -31,6 +31,8 @@ DEPTH_SIZE = 256
 MIN_COSINE, COSINE_POWER = 0.1, 3.0
 # A picture's background is white; a sample this near to it (of 255, each channel) is taken for background.
 BACKGROUND_TOLERANCE = 8
+# Pixels from the outline within which inner colours stand for those of the outline; thinner parts keep their own.
+RING_REACH = 2.0
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,16 @@ def sample(picture: np.ndarray, xy: np.ndarray, background: bool) -> tuple[np.nd
 
 
 def fill_background(values: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """The picture with each background pixel in the colour of the object's nearest pixel."""
+    """The picture with each background pixel in the colour of the object's nearest pixel.
+
+    So is the outermost ring of the object, where there is more of it behind: its pixels are half background.
+    """
     if white.all() or not white.any():
         return values
+    ring = binary_dilation(white, np.ones((3, 3), dtype=bool)) & ~white
+    distance, (rows, columns) = distance_transform_edt(white | ring, return_indices=True)
+    mended = ring & (distance < RING_REACH) & ~(white | ring)[rows, columns]
+    values = np.where(mended[..., None], values[rows, columns], values)
     rows, columns = distance_transform_edt(white, return_distances=False, return_indices=True)
     return values[rows, columns]
 

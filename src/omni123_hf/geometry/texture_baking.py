@@ -52,7 +52,7 @@ CREASE_ANGLE = 50.0
 
 @dataclass(frozen=True)
 class BakedTexture:
-    """texture: (S, S, 3) uint8. seen_share: share of the used texels whose colour is from a picture."""
+    """texture: (S, S, 3) uint8. seen_share: share of the surface whose colour is from a picture."""
 
     texture: np.ndarray
     seen_share: float
@@ -102,7 +102,7 @@ def bake_texture(
     # Bilinear sampling and mip levels reach over the border of a chart: its colours go on there.
     nearest = distance_transform_edt(~used, return_distances=False, return_indices=True)
     image = np.rint(texture[tuple(nearest)].clip(0, 255)).astype(np.uint8)
-    return textured(mesh, corners, owner, image), BakedTexture(image, float((weight > 0).mean()))
+    return textured(mesh, corners, owner, image), BakedTexture(image, seen_share(mesh, face, known))
 
 
 def atlas(triangles: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +168,14 @@ def texels(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.n
     row, column = np.nonzero(found >= 0)
     face = found[row, column]
     return row, column, face, screen.weights(face, column + 0.5, row + 0.5).astype(np.float64)
+
+
+def seen_share(mesh: trimesh.Trimesh, face: np.ndarray, known: np.ndarray) -> float:
+    """Share of the area, from the texels (N,) of each face that a picture coloured."""
+    count = np.bincount(face, minlength=len(mesh.faces))
+    seen = np.bincount(face, known.astype(float), len(mesh.faces)) / np.maximum(count, 1)
+    area = np.where(count > 0, mesh.area_faces, 0.0)
+    return float((seen * area).sum() / area.sum())
 
 
 def vertex_colors(mesh: trimesh.Trimesh, corners: np.ndarray, weights: np.ndarray, colors: np.ndarray) -> np.ndarray:

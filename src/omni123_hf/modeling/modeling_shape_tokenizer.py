@@ -341,7 +341,17 @@ class Omni123ShapeTokenizer(OffloadableMixin, PreTrainedModel):
         Raises `Omni123Error` for another shape or type and for code ids out of range.
         """
         check_codes(indices, self.config.num_latents, self.config.num_codes)
-        return self.decoder(self.quantizer.decode(indices.long()))[0]
+        return self.decode_vectors(self.embed_codes(indices))
+
+    @with_hooks
+    def embed_codes(self, indices: torch.Tensor) -> torch.Tensor:
+        """Quantised vectors `(B, n, hidden)` of codes `(B, n)`, of any number of them."""
+        return self.quantizer.decode(indices.long())
+
+    @with_hooks
+    def decode_vectors(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Decoded latents of quantised vectors `(B, n, hidden)`: those of a shape, or the first n of them (previews)."""
+        return self.decoder(vectors)[0]
 
     @with_hooks
     def project_latents(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

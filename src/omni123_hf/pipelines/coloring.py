@@ -30,8 +30,8 @@ TASK = "3d-to-posed-image"
 
 @dataclass(frozen=True)
 class Coloring:
-    """mesh: with vertex colours or a texture. views: the pictures by name. seen_share: share of the vertices, or of the used
-    texels, that a view coloured."""
+    """mesh: with vertex colours or a texture. views: the pictures by name. seen_share: share of the vertices, or with
+    a texture of the surface, that a view coloured."""
 
     mesh: trimesh.Trimesh
     views: dict[str, Image.Image]

@@ -169,6 +169,8 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
         """A pipeline of this class that shares the components of another one, and what is known of their checkpoint."""
+        # diffusers would turn the shared components to float32, in the other pipeline as well.
+        kwargs.setdefault("dtype", pipeline.dtype)
         made = super().from_pipe(pipeline, **kwargs)
         for name in ("revision", "licences", "trained_tasks"):
             setattr(made, name, getattr(pipeline, name, None))

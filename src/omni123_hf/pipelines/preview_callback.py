@@ -51,21 +51,21 @@ def partial_field(
     source: codes (Ls,), for the completion of that name. Raises `Omni123Error` for another completion.
     """
     count, total = len(known), tokenizer.config.num_latents
-    vectors = tokenizer.quantizer.decode(known[None])
+    vectors = tokenizer.embed_codes(known[None])
     if count < total and completion != "subset":
         if completion == "mean":
             every = torch.arange(tokenizer.config.num_codes, device=known.device)
-            rest = tokenizer.quantizer.decode(every[None]).mean(dim=1, keepdim=True).expand(-1, total - count, -1)
+            rest = tokenizer.embed_codes(every[None]).mean(dim=1, keepdim=True).expand(-1, total - count, -1)
         elif completion == "last":
             rest = vectors[:, -1:].expand(-1, total - count, -1)
         elif completion == "ball":
-            rest = tokenizer.quantizer.decode(ball_tokens(tokenizer)[None, count:])
+            rest = tokenizer.embed_codes(ball_tokens(tokenizer)[None, count:])
         elif completion == SOURCE_COMPLETION and source is not None:
-            rest = tokenizer.quantizer.decode(source[None, count:].to(known.device))
+            rest = tokenizer.embed_codes(source[None, count:].to(known.device))
         else:
             raise Omni123Error(f"there is no completion {completion!r} here; use one of {', '.join(COMPLETIONS)}")
         vectors = torch.cat([vectors, rest], dim=1)
-    memory = tokenizer.project_latents(tokenizer.decoder(vectors)[0])
+    memory = tokenizer.project_latents(tokenizer.decode_vectors(vectors))
 
     @torch.no_grad()
     def field(points: np.ndarray) -> np.ndarray:
