@@ -12,7 +12,8 @@ from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry import marching
 from omni123_hf.geometry.audit import draw_unknown, missed_share_bound
 from omni123_hf.geometry.extraction import EmptySurfaceError, extract_surface, extract_surface_with_report
-from omni123_hf.geometry.sparse_grid import corners_of, lattice_index
+from omni123_hf.geometry.sparse_extraction import SparseExtraction
+from omni123_hf.geometry.sparse_grid import Lattice, corners_of, lattice_index
 
 
 SIDE = 42
@@ -167,20 +168,26 @@ def test_random_fields_of_every_roughness():
         assert equal, (seed, report)
 
 
-def test_repairs_look_at_cells_that_were_never_evaluated(monkeypatch):
+def test_repairs_ask_for_cells_that_were_never_evaluated(monkeypatch):
     repairs = []
-    real = marching._cells_around
-    monkeypatch.setattr(marching, "_cells_around", lambda *args: (repairs.append(1), real(*args))[1])
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        grid = np.full((SIDE,) * 3, -1.0)
-        # Noise of very different sizes: what marching cubes crosses edges in. `fast`, since `safe` distrusts its specks.
-        noise = np.where(rng.random((14,) * 3) < 0.1, 1.0, -1.0)
-        grid[10:24, 10:24, 10:24] = noise * rng.choice([0.01, 1.0, 100.0], noise.shape)
-        equal, report = compared(grid, "fast")
-        assert equal or report.misses, (seed, report)
-        assert equal and report.evaluated < report.points, (seed, report)
-    assert repairs, "these fields no longer need a repair"
+    real = marching._separate
+    monkeypatch.setattr(marching, "_separate", lambda *args: (repairs.append(1), real(*args)))
+    rng = np.random.default_rng(4)
+    noise = np.where(rng.random((24,) * 3) < 0.1, 1.0, -1.0) * rng.choice([0.01, 1.0, 100.0], (24,) * 3)
+    # A piece in which marching cubes crosses an edge, alone in the grid.
+    grid = np.full((SIDE,) * 3, -1.0, dtype=np.float32)
+    grid[17:21, 18:22, 20:24] = noise[8:12, 9:13, 11:15]
+    dense = marching.closed_marching_cubes(grid)
+    assert repairs, "this field no longer needs a repair"
+
+    index = np.arange(SIDE)
+    lattice = Lattice(1, SIDE, index, grid.copy(), np.zeros(grid.shape, dtype=bool))
+    lattice.known |= corners_of(lattice.mixed())
+    lattice.values[~lattice.known] = -7.0
+    field = GridOf(grid)
+    marched = SparseExtraction(field, SIDE, "fast")._march(lattice)
+    assert 0 < field.asked < 500
+    assert np.array_equal(marched[0], dense[0]) and np.array_equal(marched[1], dense[1])
 
 
 def test_nothing_inside_is_only_said_of_the_whole_grid():

@@ -58,7 +58,9 @@ class ShapeGridField:
         self.axis = torch.from_numpy(np.ascontiguousarray(axis, dtype=np.float32)).to(field.device)
         head = field.tokenizer.occupancy_head
         first = head.query_proj.in_layer
-        is_linear = type(first) is nn.Linear and first.weight.is_floating_point()
+        # A quantised weight is a tensor class of its own in a plain layer.
+        is_linear = type(first) is nn.Linear and type(first.weight) is nn.Parameter
+        is_linear = is_linear and first.weight.is_floating_point()
         self.uses_tables = is_linear and getattr(field.tokenizer.query, "__func__", None) is _QUERY
         self.rows = batch_rows(field) if rows is None else rows
         if self.rows < ROW_MULTIPLE or self.rows % ROW_MULTIPLE:
