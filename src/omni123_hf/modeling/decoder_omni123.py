@@ -79,9 +79,10 @@ class FastDecoder:
     """The decoding engine of one model with its weights as they are now (`fits` tells whether they still are).
 
     weights: "model" or "int8" (`decoder_weights_omni123`). static: steps of fixed shapes, as CUDA graphs need them; the default on
-    CUDA. compile_step: run each step through `torch.compile` (full graph), inside the CUDA graph where there is one.
+    CUDA. Steps are run under `torch.no_grad`. compile_step: run each step through `torch.compile` (full graph), inside the CUDA graph where there is one.
     """
 
+    @torch.no_grad()
     def __init__(self, model: Any, weights: str = "model", static: bool | None = None, compile_step: bool = False):
         config = model.config
         self.weights, self.compile_step = weights, compile_step
@@ -122,6 +123,7 @@ class FastDecoder:
 
     # The prompt.
 
+    @torch.no_grad()
     def read_prompt(
         self, model: Any, ids: torch.Tensor, modality: str, conditions: dict[str, Any], **visibility: Any
     ) -> Prompt:
@@ -328,10 +330,10 @@ class FastDecoder:
             qkv = layer.qkv(self._norm(hidden)).view(rows, -1, 3 * heads, self.head_dim)
             query = self._enter(layer, state, qkv, rotation, place)
             mixed = self._attend(session, state, query, length, mask)
-            hidden = hidden + layer.out(mixed)
+            hidden = layer.out(mixed).add_(hidden)
             gate_up = layer.gate_up(self._norm(hidden))
-            inner = F.silu(gate_up[:, : self.inner]) * gate_up[:, self.inner :]
-            hidden = hidden + layer.down(inner)
+            inner = F.silu(gate_up[:, : self.inner]).mul_(gate_up[:, self.inner :])
+            hidden = layer.down(inner).add_(hidden)
         return hidden
 
     def _enter(
@@ -346,13 +348,15 @@ class FastDecoder:
         heads, length = self.heads, qkv.shape[1]
         both = qkv[:, :, : 2 * heads].float()
         size = torch.linalg.vector_norm(both, dim=-1, keepdim=True)
-        both = both * torch.addcmul(self.norm_eps, size, size, value=1 / self.head_dim).rsqrt_() * layer.norm
+        scale = torch.addcmul(self.norm_eps, size, size, value=1 / self.head_dim).rsqrt_()
+        both = (both * scale).mul_(layer.norm).view(qkv.shape[0], length, 2 * heads, -1, 2)
         values = qkv[:, :, 2 * heads :].transpose(1, 2)
-        both = _turn(both.unflatten(-1, (-1, 2)), rotation).transpose(1, 2).to(self.dtype)
-        own_keys, own_values = (buffer.unflatten(0, (-1, heads)) for buffer in (state.own_keys, state.own_values))
+        both = _turn(both, rotation).transpose(1, 2).to(self.dtype)
+        own_keys = state.own_keys.view(qkv.shape[0], heads, -1, self.head_dim)
+        own_values = state.own_values.view(qkv.shape[0], heads, -1, self.head_dim)
         if isinstance(place, int):
-            own_keys[:, :, place : place + length] = both[:, heads:]
-            own_values[:, :, place : place + length] = values
+            own_keys.narrow(2, place, length).copy_(both[:, heads:])
+            own_values.narrow(2, place, length).copy_(values)
         else:
             own_keys.index_copy_(2, place, both[:, heads:])
             own_values.index_copy_(2, place, values)

@@ -5,6 +5,7 @@ packed for oneDNN, which reads them two to three times faster than the general p
 (`docs/performance.md`); elsewhere they stay as they are, query, key and value in one and gate and up in one.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ..errors import Omni123Error
 from .blocks_omni123 import HeadRMSNorm, StreamOutput, StreamQKV
 
 
-DECODE_WEIGHTS = ("model", "int8")
+DECODE_WEIGHTS = ("model", "int8", "int8_dynamic")
 # Entries of each weight that a stamp holds: a change in place through `.data`, as merging an adapter makes it, moves no counter.
 SAMPLED_ENTRIES = 64
 
@@ -68,6 +69,34 @@ class Int8Linear:
             # The compiler fuses the cast into the product; uncompiled this saves memory, not time.
             y = F.linear(x, self.weight.to(x.dtype)) * self.scale
         return y if self.bias is None else y.add_(self.bias)
+
+
+class Int8DynamicLinear:
+    """Weights as in `Int8Linear`, and activations in 255 steps of their range in each call: a CPU's 8-bit products are faster
+    than casting weights, and the result is a little further off (`docs/performance.md`). CPU in float32 only."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            raise Omni123Error(
+                f"decode_weights 'int8_dynamic' runs on the CPU in float32, not on {weight.device} in {weight.dtype}: use "
+                "'int8' or 'model'."
+            )
+        if torch.backends.quantized.engine == "none" or not hasattr(torch.ops.quantized, "linear_dynamic"):
+            raise Omni123Error("This torch has no 8-bit CPU kernels: use decode_weights='int8' or 'model'.")
+        self.out_features = weight.shape[0]
+        scale = weight.abs().amax(dim=1).clamp(min=1e-30).double() / 127
+        with warnings.catch_warnings():
+            # torch means to move its quantised tensors elsewhere, and says so for every weight.
+            warnings.simplefilter("ignore", UserWarning)
+            zeros = torch.zeros(len(scale), dtype=torch.long)
+            quantized = torch.quantize_per_channel(weight, scale, zeros, 0, torch.qint8)
+            self.packed = torch.ops.quantized.linear_prepack(quantized, bias)
+        # Without VNNI, sums of two full 8-bit products overflow their 16 bits.
+        self.reduce_range = not torch.cpu._is_vnni_supported()
+        self.nbytes = weight.numel() + 8 * len(scale)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
 
 
 @dataclass
@@ -164,9 +193,12 @@ class WeightStamp:
 
 
 def linear_maker(weights: str, pack: bool) -> Callable[..., Linear]:
-    """How a matrix is held: "model" as the model has it, "int8" in 8 bits."""
+    """How a matrix is held: "model" as the model has it, "int8" in 8 bits, "int8_dynamic" with the
+    activations in 8 bits too."""
     if weights not in DECODE_WEIGHTS:
         raise Omni123Error(f"decode_weights is {weights!r}: use one of {', '.join(DECODE_WEIGHTS)}.")
     if weights == "int8":
         return Int8Linear
+    if weights == "int8_dynamic":
+        return Int8DynamicLinear
     return lambda weight, bias: PackedLinear(weight, bias, pack)

@@ -140,7 +140,7 @@ class Omni123GenerationMixin:
         cache_implementation: Literal["dynamic", "static"] = "dynamic",
         compile_decode: bool = False,
         engine: Literal["plain", "fast", "auto"] = "plain",
-        decode_weights: Literal["model", "int8"] = "model",
+        decode_weights: Literal["model", "int8", "int8_dynamic"] = "model",
     ) -> dict[str, torch.Tensor]:
         """Runs a plan and returns the local codes `(B * num_samples, n)` of every sampled segment, by segment name.
 
@@ -154,7 +154,8 @@ class Omni123GenerationMixin:
         `use_cache=False` recomputes everything in each step, to check against. These three belong to the plain engine.
         `engine` "fast" decodes over fused weights (`decoder_omni123.py`) with the same codes, up to rounding, and the same
         draws of `generator`; "auto" does where the model allows it and says in the log where it does not.
-        `decode_weights` "int8" lets the fast engine hold them in 8 bits, which changes results a little. Raises `Omni123Error`
+        `decode_weights` "int8" lets the fast engine hold them in 8 bits, and "int8_dynamic" (CPU) multiply in 8 bits too, which
+        changes results a little. Raises `Omni123Error`
         for bad settings and plans.
         """
         _check_settings(guidance_scale, guidance_schedule, guidance_drops, temperature, top_k, top_p)

@@ -25,8 +25,9 @@ from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.extraction import check_mode, extract_surface_with_report
 from omni123_hf.geometry.health import mesh_health
 from omni123_hf.geometry.postprocess import FinishSettings, finish_mesh
+from omni123_hf.modeling.decoder_weights_omni123 import DECODE_WEIGHTS
 from omni123_hf.modeling.decoding import decode_pictures, shape_field
-from omni123_hf.modeling.generation_omni123 import GenerationProgress
+from omni123_hf.modeling.generation_omni123 import ENGINES, GenerationProgress
 
 # diffusers finds a third-party component class only in a module that is imported already.
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
@@ -82,7 +83,7 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
 
     # In the order of most calls; components that a pipeline lacks are passed over.
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->image_tokenizer->image_vae->shape_tokenizer"
-
+    _decoding: tuple[Any, Any] = ("auto", "model")
     task: str
     tokenizer: PreTrainedTokenizerBase
     text_encoder: CLIPTextModel
@@ -331,43 +332,61 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         """Local codes (rows * num_samples, n) of every segment that the task samples; samples of one input follow one another.
 
         given: codes (rows, n) or view indices of segments that are there already. text None: no text at all; guidance then
-        drops what is given, and a task that is given nothing is unguided.
+        drops what is given, and a task that is given nothing is unguided. Runs as `set_decoding` says.
         """
 
-        def repeated(value: Any) -> Any:
-            return (
-                value.repeat_interleave(num_samples, dim=0)
-                if isinstance(value, torch.Tensor) and value.ndim
-                else value
-            )
-
         def report(progress: GenerationProgress) -> None:
-            if callback is not None:
-                facts = {
-                    "modality": progress.modality,
-                    "segment": progress.segment,
-                    "codes": progress.codes,
-                    "given": given_codes,
-                }
-                callback(self, progress.done, progress.total, facts)
+            assert callback is not None
+            facts = {
+                "modality": progress.modality,
+                "segment": progress.segment,
+                "codes": progress.codes,
+                "given": given_codes,
+            }
+            callback(self, progress.done, progress.total, facts)
 
         settings = sampling.arguments()
-        conditions = {name: repeated(value) for name, value in conditions.items()}
         if text is None:
             settings["guidance_drops"] = "text_and_prefix"
             if not task.prefix:
                 settings["guidance_scale"] = 1.0
         else:
             conditions |= {
-                "text_embeds": repeated(text.text_embeds),
-                "text_embeds_2": repeated(text.text_embeds_2),
-                "text_attention_mask_2": repeated(text.text_attention_mask_2),
+                "text_embeds": text.text_embeds,
+                "text_embeds_2": text.text_embeds_2,
+                "text_attention_mask_2": text.text_attention_mask_2,
             }
-        given_codes = {name: repeated(value) for name, value in (given or {}).items()}
-        plan = generation_plan(task, self.transformer.config, given_codes)
+        # One row a sample, as the callback's codes have it.
+        given_codes = {
+            name: value.repeat_interleave(num_samples, dim=0)
+            if isinstance(value, torch.Tensor) and value.ndim
+            else value
+            for name, value in (given or {}).items()
+        }
         return self.transformer.generate_plan(
-            plan, batch_size=rows * num_samples, callback=report, **conditions, **settings
+            generation_plan(task, self.transformer.config, given or {}),
+            batch_size=rows,
+            num_samples=num_samples,
+            callback=None if callback is None else report,
+            engine=self._decoding[0],
+            decode_weights=self._decoding[1],
+            **conditions,
+            **settings,
         )
+
+    def set_decoding(self, engine: str = "auto", weights: str = "model") -> None:
+        """How codes are generated from now on, as `generate_plan` takes it.
+
+        engine: "auto" (the default: fast where the transformer allows it, and a warning where not), "fast" or "plain". weights:
+        "model", or "int8" and "int8_dynamic" of the fast engine (docs/performance.md). Raises `Omni123Error` for other names.
+        """
+        if engine not in ENGINES:
+            raise Omni123Error(f"engine is {engine!r}: use one of {', '.join(ENGINES)}")
+        if weights not in DECODE_WEIGHTS:
+            raise Omni123Error(f"weights is {weights!r}: use one of {', '.join(DECODE_WEIGHTS)}")
+        if weights != "model" and engine == "plain":
+            raise Omni123Error(f"weights {weights!r} belong to the fast engine; leave engine out")
+        self._decoding = (engine, weights)
 
     def guidance(self, scale: float | None, schedule: str | None) -> tuple[float, Any]:
         """Scale and schedule, the checkpoint's own where None."""
