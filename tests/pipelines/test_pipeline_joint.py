@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.postprocess import FinishSettings
 from omni123_hf.pipelines import Omni123JointPipeline
 from omni123_hf.pipelines.pipeline_base import available_memory, check_resolution
+from omni123_hf.pipelines.ranking import rank_candidates
 
 
 PROMPT = "a round wooden table with three legs"
@@ -112,6 +114,44 @@ def test_callbacks_count_every_token_and_every_field_point(tiny_pipeline):
     assert {total for _, total, _ in steps} == {24}
     assert [modality for _, _, modality in steps] == ["image"] * 16 + ["shape"] * 8
     assert points[-1] == (16**3, 16**3)
+
+
+def test_the_progress_bar_counts_tokens_and_can_be_switched_off(tiny_pipeline_folder, capfd):
+    pipeline = Omni123JointPipeline.from_pretrained(tiny_pipeline_folder)
+    pipeline(PROMPT, output_type="tokens", seed=0)
+    assert "24/24" in capfd.readouterr().err
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline(PROMPT, output_type="tokens", seed=0)
+    assert "24/24" not in capfd.readouterr().err
+
+
+def test_ranked_samples_carry_scores_among_those_of_their_prompt(tiny_pipeline):
+    settings = {"num_samples": 3, "temperature": 1.0, "seed": 0, "resolution": 16}
+    output = tiny_pipeline([PROMPT, "a chair"], rank_samples=True, **settings)
+    assert len(output.scores) == 6 and "ranking" in output.timings
+    expected = rank_candidates(
+        tiny_pipeline,
+        "a chair",
+        output.image_tokens[3:],
+        output.shape_tokens[3:],
+        output.images[3:],
+        output.meshes[3:],
+    )
+    assert output.scores[3:] == [
+        -1.0 if mesh is None else score.score for score, mesh in zip(expected, output.meshes[3:], strict=True)
+    ]
+    assert tiny_pipeline(PROMPT, **settings).scores is None
+    with pytest.raises(Omni123Error, match="rank_samples compares"):
+        tiny_pipeline(PROMPT, rank_samples=True, order="shape-first", **settings)
+
+
+def test_a_face_budget_can_be_given_by_itself(tiny_pipeline):
+    whole = tiny_pipeline(PROMPT, resolution=32, seed=0)
+    budget = len(whole.meshes[0].faces) // 2
+    small = tiny_pipeline(PROMPT, resolution=32, seed=0, target_faces=budget)
+    assert len(small.meshes[0].faces) <= budget and small.health[0]["watertight"]
+    with pytest.raises(Omni123Error, match="give one of them"):
+        tiny_pipeline(PROMPT, seed=0, target_faces=budget, finish=FinishSettings(target_faces=budget + 2))
 
 
 def test_an_empty_field_is_reported_and_not_hidden(tiny_pipeline, monkeypatch):

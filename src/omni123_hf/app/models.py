@@ -31,6 +31,8 @@ class Models:
         self.trained = trained_tasks(folder) if folder.is_dir() else None
         self._made: dict[str, Omni123PipelineBase] = {type(pipeline).__name__: pipeline}
         self._lock = threading.Lock()
+        # The browser shows the progress.
+        pipeline.set_progress_bar_config(disable=True)
 
     def get(self, class_name: str) -> Any:
         """Raises `Omni123Error` where the checkpoint lacks a part that this pipeline needs."""
@@ -41,6 +43,7 @@ class Models:
             dtype = self.base.transformer.dtype
             made = getattr(pipelines, class_name).from_pipe(self.base, dtype=dtype)
             made.revision = self.revision
+            made.set_progress_bar_config(disable=True)
             self._made[class_name] = made
         return self._made[class_name]
 

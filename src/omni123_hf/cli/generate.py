@@ -215,6 +215,8 @@ def load_pipeline(model: str, device: str, class_name: str | None = None) -> "Om
         pipeline: Any = pipelines.load_pipeline(model)
     else:
         pipeline = getattr(pipelines, class_name).from_pretrained(model)
+    # The commands have a progress display of their own.
+    pipeline.set_progress_bar_config(disable=True)
     try:
         return pipeline.to(torch.device(device))
     except RuntimeError as error:

@@ -5,7 +5,7 @@ Everything keeps a closed mesh closed. The order is that of `finish_mesh`; each 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import fast_simplification
 import numpy as np
@@ -49,6 +49,18 @@ class FinishSettings:
     @property
     def changes_nothing(self) -> bool:
         return self == FinishSettings()
+
+
+def with_target_faces(settings: FinishSettings | None, target_faces: int | None) -> FinishSettings | None:
+    """Settings with a face budget that was given apart. Raises `Omni123Error` where they have another one already."""
+    if target_faces is None:
+        return settings
+    settings = settings or FinishSettings()
+    if settings.target_faces not in (None, target_faces):
+        raise Omni123Error(
+            f"target_faces is {target_faces}, and finish says {settings.target_faces}; give one of them"
+        )
+    return replace(settings, target_faces=target_faces)
 
 
 def finish_mesh(mesh: trimesh.Trimesh, settings: FinishSettings) -> trimesh.Trimesh:

@@ -82,7 +82,9 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
     """
 
     # In the order of most calls; components that a pipeline lacks are passed over.
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->image_tokenizer->image_vae->shape_tokenizer"
+    model_cpu_offload_seq: Any = (
+        "text_encoder->text_encoder_2->transformer->image_tokenizer->image_vae->shape_tokenizer"
+    )
     _decoding: tuple[Any, Any] = ("auto", "model")
     task: str
     tokenizer: PreTrainedTokenizerBase
@@ -336,7 +338,9 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         """
 
         def report(progress: GenerationProgress) -> None:
-            assert callback is not None
+            bar.update()
+            if callback is None:
+                return
             facts = {
                 "modality": progress.modality,
                 "segment": progress.segment,
@@ -363,16 +367,18 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
             else value
             for name, value in (given or {}).items()
         }
-        return self.transformer.generate_plan(
-            generation_plan(task, self.transformer.config, given or {}),
-            batch_size=rows,
-            num_samples=num_samples,
-            callback=None if callback is None else report,
-            engine=self._decoding[0],
-            decode_weights=self._decoding[1],
-            **conditions,
-            **settings,
-        )
+        plan = generation_plan(task, self.transformer.config, given or {})
+        with self.progress_bar(total=sum(step.count for step in plan if step.action == "sample")) as bar:
+            return self.transformer.generate_plan(
+                plan,
+                batch_size=rows,
+                num_samples=num_samples,
+                callback=report,
+                engine=self._decoding[0],
+                decode_weights=self._decoding[1],
+                **conditions,
+                **settings,
+            )
 
     def set_decoding(self, engine: str = "auto", weights: str = "model") -> None:
         """How codes are generated from now on, as `generate_plan` takes it.

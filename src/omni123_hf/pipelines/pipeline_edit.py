@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 from omni123_hf.geometry.edit_locality import edit_locality
 from omni123_hf.geometry.extraction import evaluate_grid
 from omni123_hf.geometry.normalization import FIELD_BOUND
-from omni123_hf.geometry.postprocess import FinishSettings
+from omni123_hf.geometry.postprocess import FinishSettings, with_target_faces
 from omni123_hf.modeling.decoding import shape_field
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
@@ -86,6 +86,7 @@ class Omni123EditPipeline(Omni123PipelineBase):
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
         extraction: str = DEFAULT_EXTRACTION,
+        target_faces: int | None = None,
         finish: FinishSettings | None = None,
         output_type: str = "trimesh",
         callback_on_step_end: StepCallback | None = None,
@@ -105,8 +106,8 @@ class Omni123EditPipeline(Omni123PipelineBase):
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
         extraction: where the field is asked for the surface: dense (at every grid point), safe or fast (docs/extraction.md).
-        finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
-        budget, a real size.
+        target_faces: most faces of a mesh. finish: what else is done to it after extraction (`geometry.postprocess.FinishSettings`):
+        floaters, smoothing, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
         callback_on_step_end(pipeline, step, total, facts) runs after every token, facts of `pipeline_base.StepCallback`; its result is not used.
         callback_on_extraction(done, total) counts field evaluations.
@@ -127,6 +128,7 @@ class Omni123EditPipeline(Omni123PipelineBase):
             num_samples=num_samples,
             guidance_drops=guidance_drops,
         )
+        finish = with_target_faces(finish, target_faces)
         timings: dict[str, float] = {}
         with timed(timings, "input_encoder"):
             source = encode_shapes(shape, self.shape_tokenizer)

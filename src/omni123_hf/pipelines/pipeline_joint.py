@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import trimesh
+from PIL import Image
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.geometry.postprocess import FinishSettings
+from omni123_hf.geometry.postprocess import FinishSettings, with_target_faces
 from omni123_hf.modeling.modeling_image_tokenizer import Omni123ImageTokenizer
 from omni123_hf.modeling.modeling_image_vae import Omni123ImageVAE
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
@@ -22,6 +24,7 @@ from omni123_hf.pipelines.pipeline_base import (
     timed,
 )
 from omni123_hf.pipelines.pipeline_output import Omni123PipelineOutput
+from omni123_hf.pipelines.ranking import rank_candidates
 from omni123_hf.pipelines.sampling import Schedule
 from omni123_hf.pipelines.views import view_indices
 
@@ -79,6 +82,7 @@ class Omni123JointPipeline(Omni123PipelineBase):
         order: str = "image-first",
         view: str | list[str] | None = None,
         num_samples: int = 1,
+        rank_samples: bool = False,
         guidance_scale: float | None = None,
         guidance_schedule: Schedule | None = None,
         temperature: float = 0.0,
@@ -88,6 +92,7 @@ class Omni123JointPipeline(Omni123PipelineBase):
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
         extraction: str = DEFAULT_EXTRACTION,
+        target_faces: int | None = None,
         finish: FinishSettings | None = None,
         output_type: str = "trimesh",
         callback_on_step_end: StepCallback | None = None,
@@ -98,14 +103,15 @@ class Omni123JointPipeline(Omni123PipelineBase):
 
         order: "image-first" (the image is un-posed) or "shape-first". view: the view that shape-first draws.
         num_samples: how many for each input; they differ at a temperature above 0 only.
+        rank_samples: fills `scores`, by which the samples of each prompt are ranked (`pipelines.ranking`); image-first only.
         guidance_scale: omega of `uncond + omega (cond - uncond)`; 1 is unguided; None is the checkpoint's own.
         guidance_schedule: constant or linear_decay; None is the checkpoint's own.
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
         extraction: where the field is asked for the surface: dense (at every grid point), safe or fast (docs/extraction.md).
-        finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
-        budget, a real size.
+        target_faces: most faces of a mesh. finish: what else is done to it after extraction (`geometry.postprocess.FinishSettings`):
+        floaters, smoothing, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
         callback_on_step_end(pipeline, step, total, facts) runs after every token, facts of `pipeline_base.StepCallback`; its result is not used.
         callback_on_extraction(done, total) counts field evaluations.
@@ -125,11 +131,16 @@ class Omni123JointPipeline(Omni123PipelineBase):
             extraction=extraction,
             num_samples=num_samples,
         )
+        finish = with_target_faces(finish, target_faces)
         timings: dict[str, float] = {}
         if order not in ORDERS:
             raise Omni123Error(f"unknown order {order!r}; use one of {', '.join(ORDERS)}")
         if view is not None and order == "image-first":
             raise Omni123Error("the image that comes first is un-posed; leave out view, or use order='shape-first'")
+        if rank_samples and (order != "image-first" or output_type != "trimesh"):
+            raise Omni123Error(
+                "rank_samples compares decoded images and meshes; it needs order='image-first' and meshes"
+            )
         prompts = self.check_prompts(prompt)
         rows = len(prompts)
         given = {} if view is None else {"view": view_indices(view, rows)}
@@ -153,6 +164,10 @@ class Omni123JointPipeline(Omni123PipelineBase):
             meshes, failures, health = self.decode_and_check_shapes(
                 codes["shape"], resolution, callback_on_extraction, timings, finish, extraction, reports
             )
+        scores = None
+        if rank_samples and images is not None and meshes is not None:
+            with timed(timings, "ranking"):
+                scores = self.rank(prompts, codes, images, meshes)
         output = Omni123PipelineOutput(
             images=images,
             meshes=meshes,
@@ -160,8 +175,29 @@ class Omni123JointPipeline(Omni123PipelineBase):
             shape_tokens=codes["shape"],
             health=health,
             failures=failures,
+            scores=scores,
             timings=timings,
             extraction=reports or None,
         )
         self.maybe_free_model_hooks()
         return output if return_dict else output.to_tuple()
+
+    def rank(
+        self,
+        prompts: list[str],
+        codes: dict[str, torch.Tensor],
+        images: list[Image.Image],
+        meshes: list[trimesh.Trimesh | None],
+    ) -> list[float]:
+        """The score of every sample among those of its prompt; one without a surface is below all that have one."""
+        count = len(images) // len(prompts)
+        scores: list[float] = []
+        for row, prompt in enumerate(prompts):
+            part = slice(row * count, (row + 1) * count)
+            found = rank_candidates(
+                self, prompt, codes["image"][part], codes["shape"][part], images[part], meshes[part]
+            )
+            scores += [
+                score.score if mesh is not None else -1.0 for score, mesh in zip(found, meshes[part], strict=True)
+            ]
+        return scores

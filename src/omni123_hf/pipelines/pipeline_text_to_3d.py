@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPTextModel, PreTrainedTokenizerFast, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.geometry.postprocess import FinishSettings
+from omni123_hf.geometry.postprocess import FinishSettings, with_target_faces
 from omni123_hf.modeling.modeling_omni123 import Omni123ForConditionalGeneration
 from omni123_hf.modeling.modeling_shape_tokenizer import Omni123ShapeTokenizer
 from omni123_hf.modeling.tasks import get_task
@@ -86,6 +86,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         generator: torch.Generator | None = None,
         resolution: int = DEFAULT_RESOLUTION,
         extraction: str = DEFAULT_EXTRACTION,
+        target_faces: int | None = None,
         finish: FinishSettings | None = None,
         output_type: str = "trimesh",
         callback_on_step_end: StepCallback | None = None,
@@ -106,8 +107,8 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
         extraction: where the field is asked for the surface: dense (at every grid point), safe or fast (docs/extraction.md).
-        finish: what is done to each mesh after extraction (`geometry.postprocess.FinishSettings`): floaters, smoothing, a face
-        budget, a real size.
+        target_faces: most faces of a mesh. finish: what else is done to it after extraction (`geometry.postprocess.FinishSettings`):
+        floaters, smoothing, a real size.
         output_type: "trimesh" decodes, "tokens" stops at the codes.
         callback_on_step_end(pipeline, step, total, {"modality": "shape"}) runs after every token; its result is not used.
         callback_on_extraction(done, total) counts field evaluations.
@@ -130,6 +131,7 @@ class Omni123TextTo3DPipeline(Omni123PipelineBase):
         if (prompt is None) == (prompt_embeds is None):
             raise Omni123Error("give a prompt or prompt_embeds, one of the two")
         prompts = None if prompt is None else self.check_prompts(prompt)
+        finish = with_target_faces(finish, target_faces)
         timings: dict[str, float] = {}
         with timed(timings, "text_encoder"):
             text = _as_conditioning(prompt_embeds) if prompts is None else self.encode_prompt(prompts)
