@@ -80,7 +80,9 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
     """
 
     # In the order of most calls; components that a pipeline lacks are passed over.
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->image_tokenizer->image_vae->shape_tokenizer"
+    model_cpu_offload_seq: Any = (
+        "text_encoder->text_encoder_2->transformer->image_tokenizer->image_vae->shape_tokenizer"
+    )
 
     task: str
     tokenizer: PreTrainedTokenizerBase
