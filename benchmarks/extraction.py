@@ -96,7 +96,7 @@ def fitted_tokenizer(config: Omni123ShapeTokenizerConfig, device: str) -> tuple[
     inputs = torch.cat(features)
     inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
     target = torch.from_numpy(np.clip(40 * stool(points), -6, 6)).double()
-    gram = inputs.T @ inputs + 1e-6 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
+    gram = inputs.T @ inputs + 1e-4 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
     solved = torch.linalg.solve(gram, inputs.T @ target).float().to(device)
     classifier.weight.copy_(solved[None, :-1])
     classifier.bias.copy_(solved[-1:])
