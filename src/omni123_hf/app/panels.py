@@ -168,7 +168,7 @@ def viewer(elem_id: str) -> gr.Model3D:
     """The 3D viewer: drag turns, the wheel zooms."""
     return gr.Model3D(
         label="3D model", height=VIEWER_HEIGHT, interactive=False, elem_id=elem_id, min_width=240,
-        clear_color=(0.93, 0.94, 0.96, 1.0), camera_position=(35, 70, None),
+        clear_color=(0.2, 0.22, 0.27, 1.0),
     )  # fmt: skip
 
 
