@@ -85,6 +85,7 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
     model_cpu_offload_seq: Any = (
         "text_encoder->text_encoder_2->transformer->image_tokenizer->image_vae->shape_tokenizer"
     )
+    _decoding: tuple[Any, Any] = ("auto", "model")
 
     task: str
     tokenizer: PreTrainedTokenizerBase
