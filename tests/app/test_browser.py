@@ -57,6 +57,7 @@ def server():
         yield running
 
 
+@pytest.mark.slow
 def test_from_a_prompt_to_an_edited_mesh(browser, server, tmp_path):
     requests, problems = [], []
     page = browser.new_page(viewport={"width": 1360, "height": 900}, accept_downloads=True)
