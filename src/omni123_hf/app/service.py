@@ -103,13 +103,14 @@ class Service:
         """A text of a bounded length; None where it is empty and not needed. Raises `Omni123Error`."""
         if value is not None and not isinstance(value, str):
             raise Omni123Error(f"the {name} must be a text")
-        if not (value or "").strip():
+        text: str = value or ""
+        if not text.strip():
             if needed:
                 raise Omni123Error(f"the {name} is empty; say what you want, for example 'a round wooden table'")
             return None
-        if len(value) > self.limits.max_text:
-            raise Omni123Error(f"the {name} has {len(value):,} characters; this server takes {self.limits.max_text:,}")
-        return value
+        if len(text) > self.limits.max_text:
+            raise Omni123Error(f"the {name} has {len(text):,} characters; this server takes {self.limits.max_text:,}")
+        return text
 
 
 def number(name: str, value: Any) -> float:

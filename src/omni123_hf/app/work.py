@@ -157,7 +157,8 @@ def edit(
             f"this session has {service.limits.max_edits} edits, which is the limit; download the mesh and begin anew with it"
         )
     job.stage("reading the instruction")
-    return tree.edit(instruction, at=at, **settings.call(), **job.callbacks)
+    arguments: dict[str, Any] = settings.call() | job.callbacks
+    return tree.edit(instruction, at=at, **arguments)
 
 
 def edit_files(service: Service, session: Session, is_new: bool = False) -> tuple[Path | None, Path]:

@@ -136,7 +136,7 @@ class FastDecoder:
         order = torch.argsort((~valid).int(), dim=1, stable=True)[:, :kept]
         layers = []
         for index, layer in enumerate(output.past_key_values.layers):
-            pair = (layer.keys, layer.values)
+            pair: tuple[Any, ...] = (layer.keys, layer.values)
             if index < self.num_dual and kept < length:
                 place = order[:, None, :, None].expand(-1, self.heads, -1, self.head_dim)
                 pair = tuple(
