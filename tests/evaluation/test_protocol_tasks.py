@@ -102,10 +102,17 @@ def test_the_card_shows_edits_and_views_and_asks_for_their_pictures(measured, tm
         with pytest.raises(Omni123Error, match=option):
             write_card(result, logs, tmp_path / "tiny.md")
         Image.new("RGB", (4, 4)).save(images / picture)
+    pool = {
+        "content_hash": "ab" * 32,
+        "records": {"train": 1200},
+        "sources": [{"source": "made", "licence": "CC0-1.0", "records": 1200}],
+    }
+    (logs.parent / "data_lineage.json").write_text(json.dumps({"later_stages": {"tasks": {"edits": pool}}}))
     write_card(result, logs, tmp_path / "tiny.md")
     text = (tmp_path / "tiny.md").read_text()
     pair = result["figures"]["edits"]["pairs"][0]
     assert f"1. {pair['instruction']} ({pair['id']}): " in text and "samples_views.png" in text
+    assert "- `edits` abababababab: 1,200 train; made (CC0-1.0)" in text
     below = text.partition("**Below the bar of CPU training:**")[2].partition("\n")[0]
     assert ("Edit better than copy-source" in below) == (
         result["figures"]["edits"]["all"]["better_than_copy"]["decoded"] < 0.7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from omni123_hf.evaluation.report import figure_rows, markdown_table, provenance
 from omni123_hf.evaluation.report_tasks import left_out_lines
 from omni123_hf.evaluation.samples_tasks import VIEW_SAMPLES
 from omni123_hf.evaluation.training_logs import draw_curves, progress_rows, read_logs
-from omni123_hf.pipelines.registry import provenance
+from omni123_hf.pipelines.registry import LINEAGE_FILE, provenance
 
 
 SAMPLES_PICTURE, EDITS_PICTURE, VIEWS_PICTURE = "samples.png", "samples_edits.png", "samples_views.png"
@@ -53,7 +54,8 @@ output.meshes[0].export("mesh.glb")
 LIMITATIONS = """\
 - It knows the categories it was trained on (own parametric objects, furniture, building-brick parts) and the wording of their
   captions. A prompt outside them gives some training-like shape, not an error.
-- Pictures are 64 × 64, shapes 64 tokens: thin parts, text, faces and fine ornament are beyond it. Meshes carry no colour.
+- Pictures are 64 × 64, shapes 64 tokens: thin parts, text, faces and fine ornament are beyond it. Meshes carry no colour
+  of their own; `color_mesh` projects the model's six pictures onto them, at their resolution.
 - Pictures often miss the colours of the prompt, and shapes often miss its counts and small parts: the shape of the named category
   is what the text mostly decides. Knowing the true category and answering with its medoid object does as well (see the table).
 - English only. The captions are templates filled from attributes and catalogue data, not human descriptions.
@@ -101,7 +103,7 @@ def write_card(result: dict[str, Any], logs: Path, out: Path) -> list[Path]:
         "## Figures\n\n" + figures_section(result),
         "## Samples\n\n" + samples_section(result),
         "## Training\n\n" + training_section(result, stages, provenance(logs.parent).get("trained_on", "")),
-        "## Data and licences\n\n" + data_section(result),
+        "## Data and licences\n\n" + data_section(result) + later_stages(logs.parent),
         "## Limitations\n\n" + LIMITATIONS,
         "## Reproduce\n\n"
         + REPRODUCE.format(name=name, samples=SAMPLES_PICTURE, edits=EDITS_PICTURE, views=VIEWS_PICTURE),
@@ -233,6 +235,29 @@ def training_section(result: dict[str, Any], stages: dict[str, list[dict[str, An
         if rows:
             lines += ["", "| validation | at 1/3 | at 2/3 | at the end |", "|---|---|---|---|"]
             lines += [f"| {key} | {first:.4g} | {second:.4g} | {last:.4g} |" for key, first, second, last in rows]
+    return "\n".join(lines)
+
+
+def later_stages(checkpoint: Path) -> str:
+    """What the stages behind the first were trained on, by `data_lineage.json`; empty for a checkpoint without any."""
+    file = checkpoint / LINEAGE_FILE
+    stages = json.loads(file.read_text(encoding="utf-8")).get("later_stages", {}) if file.is_file() else {}
+    facts = provenance(checkpoint).get("later_stages", {})
+    lines = []
+    for stage, pools in stages.items():
+        told = facts.get(stage, {})
+        lines += [
+            "",
+            "",
+            f"The later stage `{stage}` went on from revision {told.get('began_from', 'unknown')}"
+            + (f" ({told['trained_on']})" if told.get("trained_on") else "")
+            + ", on token shards of:",
+            "",
+        ]
+        for pool, entry in pools.items():
+            counts = ", ".join(f"{count:,} {split}" for split, count in entry["records"].items())
+            licences = ", ".join(sorted({f"{source['source']} ({source['licence']})" for source in entry["sources"]}))
+            lines.append(f"- `{pool}` {entry['content_hash'][:12]}: {counts}; {licences}")
     return "\n".join(lines)
 
 
