@@ -104,7 +104,7 @@ def serve(
                 f"cannot listen on {host}, port {port or '7860 and above'}: {error}; choose another --port"
             ) from error
         try:
-            yield Server(app.local_url, service, app)
+            yield Server(str(app.local_url), service, app)
         finally:
             sessions.close()
             app.close(verbose=False)
