@@ -74,6 +74,7 @@ def test_a_prompt_gives_a_picture_a_mesh_and_its_provenance(server, client, made
     facts = extras(files[1])
     assert facts["prompt"] == PROMPT and facts["seed"] == record["seed"]
     assert facts["model"] == {"name": "tiny", "revision": server.service.models.revision}
+    assert facts["licences"]["checkpoint"] == "unknown" and facts["licences"] == record["licences"]
     assert record["settings"]["guidance_scale"] == server.service.models.base.guidance(None, None)[0]
     kept = [path.name for folder in server.service.outputs.iterdir() for path in folder.iterdir()]
     assert set(record["files"]) <= set(kept) and not [name for name in kept if name.startswith(".")]

@@ -68,6 +68,7 @@ class Service:
             "seed": settings.seed,
             "model": {"name": self.models.name, "revision": self.models.revision},
             "settings": {name: value for name, value in settings.call().items() if name != "seed"},
+            "licences": self.models.base.licences,
         }
 
     def publish(self, session: Session, tab: str, samples: list[Sample], name: str) -> list[Sample]:
@@ -90,7 +91,10 @@ class Service:
         limits = self.limits
         settings = Settings(
             seed=whole("seed", seed, 0, 2**63 - 1),
-            guidance_scale=None if guidance_scale is None else number("guidance scale", guidance_scale),
+            # The checkpoint's own is named in the record, too.
+            guidance_scale=self.models.base.guidance(
+                None if guidance_scale is None else number("guidance scale", guidance_scale), None
+            )[0],
             temperature=number("temperature", temperature),
             resolution=whole("resolution", resolution, limits.min_resolution, limits.max_resolution),
             num_samples=whole("number of samples", num_samples, 1, limits.max_samples),
