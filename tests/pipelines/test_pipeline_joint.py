@@ -1,8 +1,4 @@
-"""The joint pipeline on tiny random components: round trip, determinism, failures, bad input."""
-
-import json
-import subprocess
-import sys
+"""The joint pipeline on tiny random components (its round trip stands in test_hub): determinism, failures, bad input."""
 
 import numpy as np
 import pytest
@@ -16,21 +12,6 @@ from omni123_hf.pipelines.ranking import rank_candidates
 
 
 PROMPT = "a round wooden table with three legs"
-FRESH_PROCESS = """
-import json, sys
-from omni123_hf.pipelines import Omni123JointPipeline
-pipeline = Omni123JointPipeline.from_pretrained(sys.argv[1])
-output = pipeline(sys.argv[2], temperature=1.0, seed=7, output_type="tokens")
-print(json.dumps([output.image_tokens.tolist(), output.shape_tokens.tolist()]))
-"""
-
-
-def test_round_trip_in_a_fresh_process_gives_the_same_tokens(tiny_pipeline, tiny_pipeline_folder):
-    here = tiny_pipeline(PROMPT, temperature=1.0, seed=7, output_type="tokens")
-    command = [sys.executable, "-c", FRESH_PROCESS, str(tiny_pipeline_folder), PROMPT]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    there = json.loads(run.stdout.splitlines()[-1])
-    assert there == [here.image_tokens.tolist(), here.shape_tokens.tolist()]
 
 
 def test_output_has_one_entry_a_prompt(tiny_pipeline):
@@ -48,11 +29,17 @@ def test_output_has_one_entry_a_prompt(tiny_pipeline):
     assert all(seconds > 0 for seconds in output.timings.values())
 
 
-def test_every_mode_of_extraction_gives_the_same_mesh_and_says_how(tiny_pipeline, monkeypatch):
+@pytest.fixture
+def every_shape_is_a_ball(monkeypatch):
+    """Random weights may give no surface at all."""
     monkeypatch.setattr(
         "omni123_hf.modeling.modeling_shape_tokenizer.Omni123ShapeTokenizer.query",
         lambda self, latents, queries: 0.7 - queries.norm(dim=-1),
     )
+
+
+@pytest.mark.usefixtures("every_shape_is_a_ball")
+def test_every_mode_of_extraction_gives_the_same_mesh_and_says_how(tiny_pipeline):
     meshes = {}
     for mode in ("dense", "safe", "fast"):
         output = tiny_pipeline(PROMPT, resolution=32, extraction=mode)
@@ -145,6 +132,7 @@ def test_ranked_samples_carry_scores_among_those_of_their_prompt(tiny_pipeline):
         tiny_pipeline(PROMPT, rank_samples=True, order="shape-first", **settings)
 
 
+@pytest.mark.usefixtures("every_shape_is_a_ball")
 def test_a_face_budget_can_be_given_by_itself(tiny_pipeline):
     whole = tiny_pipeline(PROMPT, resolution=32, seed=0)
     budget = len(whole.meshes[0].faces) // 2
