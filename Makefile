@@ -1,25 +1,31 @@
 # make demo: install into .venv and generate one object. make test: install the development tools and run the tests.
 # make notebooks: run the notebooks; nothing is stored (python notebooks/execute.py does that).
+# make browser: the web app in headless Chromium (skipped where there is no browser).
 # Another interpreter: make demo PYTHON=/path/to/python3.12
 
 PYTHON ?= $(shell for name in python3.11 python3 python3.12 python3.13; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= 2
 PROMPT ?= a round wooden table with three legs
 OUT ?= outputs/
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test notebooks lint format clean
+.PHONY: demo test notebooks browser lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/omni123 generate "$(PROMPT)" --out $(OUT)
 
+# Two files at a time with a thread each: small models gain nothing from more threads.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 notebooks: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow tests/notebooks
+
+browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow -rs tests/app/test_browser.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
