@@ -177,6 +177,7 @@ def novel_view_rows(figures: dict[str, Any]) -> list[FigureRow]:
     rows = []
     for metric, label, unit, text in (
         ("psnr", "Novel view, PSNR (mean of images)", "dB", "{:.1f} dB"),
+        ("psnr_dataset", "Novel view, PSNR (data set)", "dB", "{:.1f} dB"),
         ("ssim", "Novel view, SSIM", "", "{:.3f}"),
         ("silhouette_iou", "Novel view, silhouette IoU with the true view", "", "{:.3f}"),
     ):
