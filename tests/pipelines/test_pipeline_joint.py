@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import logging as diffusers_logging
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.postprocess import FinishSettings
@@ -105,11 +106,23 @@ def test_callbacks_count_every_token_and_every_field_point(tiny_pipeline):
 
 def test_the_progress_bar_counts_tokens_and_can_be_switched_off(tiny_pipeline_folder, capfd):
     pipeline = Omni123JointPipeline.from_pretrained(tiny_pipeline_folder)
-    pipeline(PROMPT, output_type="tokens", seed=0)
-    assert "24/24" in capfd.readouterr().err
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline(PROMPT, output_type="tokens", seed=0)
-    assert "24/24" not in capfd.readouterr().err
+
+    def shows_a_bar() -> bool:
+        pipeline(PROMPT, output_type="tokens", seed=0)
+        return "24/24" in capfd.readouterr().err
+
+    enabled = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.enable_progress_bar()
+    try:
+        assert shows_a_bar()
+        diffusers_logging.disable_progress_bar()
+        assert not shows_a_bar()
+        diffusers_logging.enable_progress_bar()
+        pipeline.set_progress_bar_config(disable=True)
+        assert not shows_a_bar()
+    finally:
+        if not enabled:
+            diffusers_logging.disable_progress_bar()
 
 
 def test_ranked_samples_carry_scores_among_those_of_their_prompt(tiny_pipeline):

@@ -183,7 +183,9 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr)) as bar:
+    console = Console(file=sys.stderr)
+    # A log file and a notebook have no place for a line that moves.
+    with Progress(*columns, console=console, disable=console.is_jupyter or not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
         totals: dict[str, int] = {}
 

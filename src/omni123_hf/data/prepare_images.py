@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from omni123_hf.data.assets import DescribedAsset, asset_place
@@ -95,7 +96,7 @@ def prepare_images(
             with (
                 one_thread_each(),
                 Sandbox(workers, LIMITS, preload=("omni123_hf.data.prepare_images",)) as sandbox,
-                Progress(*columns, disable=not show_progress) as progress,
+                Progress(*columns, disable=not show_progress or get_console().is_jupyter) as progress,
             ):
                 missing = sum(len(chunk) for _, chunk in waiting)
                 task = progress.add_task("preparing pictures", total=len(listed), completed=len(listed) - missing)

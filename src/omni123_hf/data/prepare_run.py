@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from omni123_hf.data.engines import Engine, Job, run_local, run_ray
@@ -86,7 +87,8 @@ def _follow(steps: Iterator[str], kind: RunKind, total: int, missing: int, show:
     )
     start = time.monotonic()
     # An item may take many seconds: a rate over half a minute, as is usual, would jump.
-    with Progress(*columns, disable=not show, speed_estimate_period=600.0) as progress:
+    # rich cannot draw a moving line in a notebook without ipywidgets, and warns.
+    with Progress(*columns, disable=not show or get_console().is_jupyter, speed_estimate_period=600.0) as progress:
         task = progress.add_task(f"preparing {kind.many}", total=total, completed=total - missing, speed=0.0)
         for outcome in steps:
             counts[outcome] += 1

@@ -15,10 +15,12 @@ import psutil
 import torch
 import trimesh
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from PIL import Image
 from safetensors import SafetensorError
+from tqdm.auto import tqdm
 from transformers import CLIPTextModel, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Model
 
 from omni123_hf.errors import Omni123Error
@@ -179,6 +181,12 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         for name in ("revision", "licences", "trained_tasks"):
             setattr(made, name, getattr(pipeline, name, None))
         return made
+
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
+        """As in diffusers, and off where `diffusers.utils.logging.disable_progress_bar()` was called."""
+        if not diffusers_logging.is_progress_bar_enabled():
+            return tqdm(iterable, total=total, disable=True)
+        return super().progress_bar(iterable, total)
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict, dict, dict]:
