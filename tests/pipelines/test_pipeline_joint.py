@@ -1,4 +1,4 @@
-"""The joint pipeline on tiny random components (its round trip stands in test_hub): determinism, failures, bad input."""
+"""The joint pipeline on tiny random components (its round trip stands in test_pipeline_hub): determinism, failures, bad input."""
 
 import numpy as np
 import pytest
