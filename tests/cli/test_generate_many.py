@@ -136,3 +136,19 @@ def test_prompts_of_a_folder_and_names_of_lines(tmp_path):
     assert read_prompts(tmp_path) == [("a", "a car"), ("b", "a vase with two handles")]
     assert slug("Ein grüner Stuhl!") == "ein_gr_ner_stuhl" and slug("椅子") == "prompt"
     assert re.fullmatch(r"[a-z_]{1,60}", slug("long " * 50))
+
+
+def test_a_face_budget_and_a_real_size(run, tmp_path, solid, capsys):  # noqa: F811
+    assert run(PROMPT, "--out", tmp_path / "out", "--target-faces", "200", "--longest-side", "12") == 0
+    mesh = trimesh.load(tmp_path / "out/mesh.glb", force="mesh")
+    assert len(mesh.faces) <= 200 and mesh.is_watertight and max(mesh.extents) == pytest.approx(12, rel=1e-5)
+    finish = record(tmp_path / "out")["settings"]["finish"]
+    assert (finish["target_faces"], finish["longest_side"]) == (200, 12.0)
+    capsys.readouterr()
+    for bad, message in (
+        (("--target-faces", "1"), "at least 4"),
+        (("--longest-side", "-1"), "positive number"),
+        (("--longest-side", "2", "--color", "vertex"), "leave out --longest-side"),
+    ):
+        assert run(PROMPT, "--out", tmp_path / "bad", *bad) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "bad").exists()

@@ -21,7 +21,17 @@ from omni123_hf.cli.generate_run import (
     read_prompts,
     run_prompt,
 )
-from omni123_hf.cli.options import AsJson, Color, Extraction, TextureSize, check_color
+from omni123_hf.cli.options import (
+    AsJson,
+    Color,
+    Extraction,
+    Floaters,
+    LongestSide,
+    TargetFaces,
+    TextureSize,
+    check_color,
+    finish_settings,
+)
 from omni123_hf.errors import Omni123Error
 
 
@@ -80,6 +90,9 @@ def generate(
         typer.Option("--preview-every", help="Write preview_mesh.glb anew after every so many codes of the shape."),
     ] = None,
     extraction: Extraction = "safe",
+    target_faces: TargetFaces = None,
+    remove_floaters: Floaters = 0.0,
+    longest_side: LongestSide = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: AsJson = False,
@@ -108,9 +121,10 @@ def generate(
         settings,
         num_samples,
         best_of,
-        check_color(color, texture_size),
+        check_color(color, texture_size, longest_side),
         texture_size,
         preview_every,
+        finish_settings(target_faces, remove_floaters, longest_side),
     )
     request.check()
     jobs = [(out, str(prompt))] if prompts is None else [(out / name, text) for name, text in read_prompts(prompts)]

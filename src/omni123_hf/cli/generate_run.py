@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Request:
     color: str | None = None
     texture_size: int = 1024
     preview_every: int | None = None
+    finish: Any = None
 
     @property
     def count(self) -> int:
@@ -89,7 +90,14 @@ def run_prompt(
     started = time.perf_counter()
     if request.preview_every is not None:
         callbacks = with_previews(pipeline, request.preview_every, out, callbacks)
-    output = pipeline(prompt, seed=request.seed, num_samples=request.count, **request.settings, **callbacks)
+    output = pipeline(
+        prompt,
+        seed=request.seed,
+        num_samples=request.count,
+        finish=request.finish,
+        **request.settings,
+        **callbacks,
+    )
     seconds = {"load": load_seconds, **output.timings}
     order = list(range(request.count))
     scores: list[Any] | None = None
@@ -110,7 +118,8 @@ def run_prompt(
     elif request.num_samples is not None:
         folders = [f"sample_{place}" for place in range(1, request.count + 1)]
 
-    facts = {"seed": request.seed, "settings": {**request.settings, "device": request.device}}
+    finish = {} if request.finish is None or request.finish.changes_nothing else {"finish": asdict(request.finish)}
+    facts = {"seed": request.seed, "settings": {**request.settings, **finish, "device": request.device}}
     colors: list[dict[str, Any] | None] = [None] * request.count
     samples = []
     for folder, row in zip(folders, order, strict=True):

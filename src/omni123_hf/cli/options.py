@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +37,13 @@ Floaters = Annotated[
     float,
     typer.Option("--remove-floaters", help="Remove pieces with less than this share of the surface; 0 keeps all."),
 ]
+LongestSide = Annotated[
+    float | None,
+    typer.Option(
+        "--longest-side",
+        help="Scale the mesh to this length of its longest side, in the unit of choice; 1.92 if not given.",
+    ),
+]
 Views = Annotated[str, typer.Option("--views", help="Some of front,back,left,right,top,bottom, with commas.")]
 Color = Annotated[
     str | None,
@@ -45,8 +52,12 @@ Color = Annotated[
 TextureSize = Annotated[int, typer.Option("--texture-size", help="Texels on a side of --color texture.")]
 
 
-def check_color(mode: str | None, texture_size: int = 1024) -> str | None:
-    """A mode of colour, or None. Raises `Omni123Error` for another one, and for a size that cannot be, before any work."""
+def check_color(mode: str | None, texture_size: int = 1024, longest_side: float | None = None) -> str | None:
+    """A mode of colour, or None. Raises `Omni123Error` for another one, and for sizes that cannot be, before any work."""
+    if mode is not None and longest_side is not None:
+        raise Omni123Error(
+            "--color is projected in the model's own frame; leave out --longest-side, or scale the result"
+        )
     if mode not in (None, "vertex", "texture"):
         raise Omni123Error(f"there is no colour mode {mode!r}; use --color vertex or --color texture")
     if not 64 <= texture_size <= 8192:
@@ -57,3 +68,10 @@ def check_color(mode: str | None, texture_size: int = 1024) -> str | None:
 def split_views(text: str) -> list[str]:
     """`front, left` as a list."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def finish_settings(target_faces: int | None, floater_share: float, longest_side: float | None = None) -> Any:
+    """What is done to meshes after extraction. Raises `Omni123Error` for numbers that cannot be."""
+    from omni123_hf.geometry.postprocess import FinishSettings
+
+    return FinishSettings(floater_share=floater_share, target_faces=target_faces, longest_side=longest_side)

@@ -14,6 +14,7 @@ from omni123_hf.cli.options import (
     Floaters,
     Format,
     GuidanceScale,
+    LongestSide,
     Model,
     Out,
     Prompt,
@@ -27,6 +28,7 @@ from omni123_hf.cli.options import (
     TopP,
     Views,
     check_color,
+    finish_settings,
     split_views,
 )
 from omni123_hf.cli.task_run import IMAGE_SUFFIXES, Result, TaskRun, check_format, write_mesh
@@ -61,6 +63,7 @@ def image_to_3d(
     extraction: Extraction = "safe",
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
+    longest_side: LongestSide = None,
     color: Color = None,
     texture_size: TextureSize = 1024,
     mesh_format: Format = "glb",
@@ -73,9 +76,9 @@ def image_to_3d(
         "resolution": resolution,
         "extraction": extraction,
     }
-    finish = finish_settings(target_faces, remove_floaters)
+    finish = finish_settings(target_faces, remove_floaters, longest_side)
     suffix = check_format(mesh_format)
-    check_color_format(check_color(color, texture_size), suffix)
+    check_color_format(check_color(color, texture_size, longest_side), suffix)
 
     def make(pipeline: Any, path: Path, folder: Path, callbacks: dict[str, Any]) -> Result:
         output = pipeline(path, prompt, finish=finish, **settings, **callbacks)
@@ -139,6 +142,7 @@ def multiview(
     extraction: Extraction = "safe",
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
+    longest_side: LongestSide = None,
     mesh_format: Format = "glb",
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -153,7 +157,7 @@ def multiview(
         "resolution": resolution,
         "extraction": extraction,
     }
-    finish = finish_settings(target_faces, remove_floaters)
+    finish = finish_settings(target_faces, remove_floaters, longest_side)
     suffix = check_format(mesh_format)
 
     def make(pipeline: Any, path: Path, folder: Path, callbacks: dict[str, Any]) -> Result:
@@ -407,9 +411,3 @@ def sampling(
         "top_k": top_k,
         "top_p": top_p,
     }
-
-
-def finish_settings(target_faces: int | None, floater_share: float) -> Any:
-    from omni123_hf.geometry.postprocess import FinishSettings
-
-    return FinishSettings(floater_share=floater_share, target_faces=target_faces)
