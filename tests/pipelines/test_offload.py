@@ -10,6 +10,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from PIL import Image
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.modeling.decoding import shape_field
 from omni123_hf.pipelines import (
     Omni123EditPipeline,
     Omni123ImageTo3DPipeline,
@@ -22,6 +23,7 @@ from omni123_hf.pipelines.preview_callback import PreviewCallback
 
 
 PROMPT = "a tall red vase"
+AXIS = np.linspace(-1, 1, 4, dtype=np.float32)
 
 
 def own_copy(pipeline) -> Omni123JointPipeline:
@@ -54,6 +56,8 @@ def test_calls_that_encode_and_decode_run_with_weights_offloaded(tiny_pipeline):
         found, wanted = away(*inputs, callback_on_step_end=preview, **options), here(*inputs, **options)
         assert torch.equal(found.shape_tokens, wanted.shape_tokens)
         assert found.failures == wanted.failures
+        assert not shape_field(found.shape_tokens[0], away.shape_tokenizer).on_grid(AXIS).uses_tables
+        assert shape_field(wanted.shape_tokens[0], here.shape_tokenizer).on_grid(AXIS).uses_tables
     assert np.array_equal(
         np.asarray(made.decode_images(torch.arange(16)[None])[0]),
         np.asarray(tiny_pipeline.decode_images(torch.arange(16)[None])[0]),

@@ -49,8 +49,8 @@ class ShapeGridField:
     """Flat indices `(N,)` of a grid's points (x slowest) to values `(N,)` float32.
 
     Works in batches of `rows` and copies to the host once a call. Layers that are no plain `nn.Linear` (quantised ones
-    are not linear in their input) have no tables, nor has a tokenizer with a `query` of its own: `uses_tables` is False and
-    points are asked one by one.
+    are not linear in their input) have no tables, nor has a tokenizer with a `query` of its own or one that is offloaded:
+    `uses_tables` is False and points are asked one by one.
     """
 
     def __init__(self, field: ShapeField, axis: np.ndarray, rows: int | None = None):
@@ -61,7 +61,9 @@ class ShapeGridField:
         # A quantised weight is a tensor class of its own in a plain layer.
         is_linear = type(first) is nn.Linear and type(first.weight) is nn.Parameter
         is_linear = is_linear and first.weight.is_floating_point()
-        self.uses_tables = is_linear and getattr(field.tokenizer.query, "__func__", None) is _QUERY
+        # Under accelerate's hooks weights are only there during a call of the model's own methods.
+        is_here = not any(hasattr(part, "_hf_hook") for part in field.tokenizer.modules())
+        self.uses_tables = is_linear and is_here and getattr(field.tokenizer.query, "__func__", None) is _QUERY
         self.rows = batch_rows(field) if rows is None else rows
         if self.rows < ROW_MULTIPLE or self.rows % ROW_MULTIPLE:
             raise Omni123Error(f"rows must be a multiple of {ROW_MULTIPLE}, got {self.rows}")
