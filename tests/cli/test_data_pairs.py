@@ -94,7 +94,7 @@ def test_pairs_of_tokens_are_checked_against_the_checkpoint_that_wrote_them(tiny
         (("--parametric", 0), "greater than or equal to 1"),
         (("--parametric", 2, "--engine", "spark"), "local or ray"),
         (("--parametric", 2, "--licence", "MIT"), "leave those options out"),
-        (("--table", "TABLE", "--kinds", "add", *STATED), "--kinds is for --parametric"),
+        (("--table", "TABLE", "--kinds", "add", *STATED), "--kinds and --first are for --parametric"),
         (("--table", "TABLE", "--licence", "MIT"), "with --attribution and --made-with"),
         (("--table", "TABLE", *STATED[2:], "--licence", "n/a"), "needs a licence"),
         (("--table", "TABLE", *STATED[:4], "--made-with", "Hunyuan3D-2"), "--allow-restricted"),

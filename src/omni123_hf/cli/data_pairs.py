@@ -44,6 +44,10 @@ def pairs(
     kinds: Annotated[
         str | None, typer.Option("--kinds", help="Of --parametric: some of add,remove,replace,resize, with commas.")
     ] = None,
+    first: Annotated[
+        int,
+        typer.Option("--first", min=0, help="Of --parametric: pass over this many pairs; a second set goes on there."),
+    ] = 0,
     name: Annotated[str, typer.Option("--name", help="Name of the set; that of the file if not given.")] = "",
     licence: Annotated[str, typer.Option("--licence", help="SPDX licence of pairs that state none.")] = "",
     attribution: Annotated[str, typer.Option("--attribution", help="Credit line of pairs that state none.")] = "",
@@ -72,8 +76,8 @@ def pairs(
         raise Omni123Error("--tokens and --checkpoint belong together: tokens mean nothing without their tokenizer")
     if tokens is not None and (workers != 1 or engine != "local"):
         raise Omni123Error("--workers and --engine are for shapes; tokens are only checked")
-    if parametric is None and kinds is not None:
-        raise Omni123Error("--kinds is for --parametric; the pairs of others have the kinds they have")
+    if parametric is None and (kinds is not None or first):
+        raise Omni123Error("--kinds and --first are for --parametric; the pairs of others are what they are")
     described = (name, licence, attribution, chain, allow_restricted, allow_unknown_licence)
     if parametric is not None and any(described):
         raise Omni123Error(
@@ -87,7 +91,7 @@ def pairs(
         from omni123_hf.data.editing.parametric_pairs import KINDS, parametric_pairs
 
         chosen = KINDS if kinds is None else tuple(word.strip() for word in kinds.split(","))
-        specs = list(parametric_pairs(parametric, kinds=chosen, split_seed=seed))
+        specs = list(parametric_pairs(parametric, kinds=chosen, split_seed=seed, first=first))
     else:
         from omni123_hf.data.editing.readers import PairSetInfo, read_mesh_pairs, read_table
 

@@ -119,6 +119,7 @@ def test_sampling_is_balanced_and_seeded():
     specs = parametric_pairs(4 * len(NAMES) * 2)
     assert set(Counter(spec.kind for spec in specs).values()) == {2 * len(NAMES)}
     assert set(Counter(spec.category for spec in specs).values()) == {8}
+    assert parametric_pairs(9)[4:] == parametric_pairs(5, first=4)
     one, two = (ParametricPairSpec("car", "add", 5).open().pair for _ in range(2))
     assert one == two
     with pytest.raises(Omni123Error, match="unknown"):

@@ -129,22 +129,23 @@ def parametric_pairs(
     objects: int = 200,
     first_object: int = 0,
     split_seed: int = 0,
+    first: int = 0,
 ) -> list[ParametricPairSpec]:
     """`count` specs that take turns over the kinds, and within a kind over the categories that have such an edit.
 
-    Raises `Omni123Error` for an unknown category or kind, and when no category has an edit of a kind.
+    first: how many to pass over, so that a second set goes on where one of `first` pairs of the same kinds ended. Raises `Omni123Error` for an unknown category or kind, and when no category has an edit of a kind.
     """
     names = sorted(CATEGORIES) if categories is None else list(categories)
     unknown = sorted(set(names) - set(CATEGORIES)) + sorted(set(kinds) - set(KINDS))
     if unknown or not names or not kinds:
         raise Omni123Error(f"unknown or no categories or kinds {unknown}; kinds are {', '.join(KINDS)}")
-    if count < 1 or objects < 1 or first_object < 0:
-        raise Omni123Error("need count >= 1, objects >= 1 and first_object >= 0")
+    if count < 1 or objects < 1 or first_object < 0 or first < 0:
+        raise Omni123Error("need count >= 1, objects >= 1, first_object >= 0 and first >= 0")
     able = {kind: [name for name in names if has_kind(name, kind)] for kind in kinds}
     if not all(able.values()):
         raise Omni123Error(f"none of {', '.join(names)} has an edit of kind {next(k for k in kinds if not able[k])!r}")
     specs = []
-    for index in range(count):
+    for index in range(first, first + count):
         kind, turn = kinds[index % len(kinds)], index // len(kinds)
         category, number = able[kind][turn % len(able[kind])], turn // len(able[kind])
         specs.append(ParametricPairSpec(category, kind, number, objects, first_object, split_seed))
