@@ -69,9 +69,7 @@ def test_two_ranks_train_as_one_process_with_the_doubled_batch(workspace, tmp_pa
     two = comparable(stage_recipe("pretrain", workspace, tmp_path / "two", **common))
     runs = start_ranks(two, [{"trace": str(trace)} for trace in traces])
     assert codes(runs) == [0, 0], runs[0].output()
-    one = comparable(
-        stage_recipe("pretrain", workspace, tmp_path / "one", **common, per_device_train_batch_size=8)
-    )
+    one = comparable(stage_recipe("pretrain", workspace, tmp_path / "one", **common, per_device_train_batch_size=8))
     single = Run(one, {"trace": str(tmp_path / "trace")})
     assert single.code() == 0
 
