@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_every_task_gives_the_plain_codes(model, drops, static):
 )
 def test_settings_mean_the_same(model, settings):
     assert_same(*both(model, make_plan("text-to-image-to-3d", model.config), make_text(), **settings))
+
+
+def test_a_bonus_means_the_same(model):
+    liked = torch.randint(KS, (2, LS), generator=torch.Generator().manual_seed(4))
+    plan = [
+        replace(step, favoured=liked, bonus=0.7) if step.action == "sample" else step
+        for step in make_plan("edit-3d", model.config)
+    ]
+    plain, found = both(model, plan, make_text(), seed=5, temperature=1.0, num_samples=3, guidance_scale=2.0)
+    assert_same(plain, found)
+    assert (plain["shape"] == liked.repeat_interleave(3, dim=0)).any()
 
 
 def test_a_thousand_greedy_codes_equal_the_plain_ones():

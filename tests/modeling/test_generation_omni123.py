@@ -1,5 +1,7 @@
 """The decode loop: cache, guidance, sampling, validation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from tiny_omni123 import KI, KS, LI, LS, make_model, make_sequence, make_text
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.modeling import TASKS, Step, build_sequence, generation_plan, get_task
-from omni123_hf.modeling.generation_omni123 import filter_logits, guidance_weight, sample_codes
+from omni123_hf.modeling.generation_omni123 import add_bonus, filter_logits, guidance_weight, sample_codes
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +273,34 @@ def test_plans_that_the_model_cannot_follow_are_named(model):
         model.generate_plan([Step("foo", torch.tensor([[0]])), *plan], **make_text())
     with pytest.raises(Omni123Error, match="this one has none"):
         generation_plan(get_task("text-to-posed-image"), make_model(num_views=0).config)
+
+
+def test_favoured_codes_are_preferred(model):
+    """A bonus moves every logit of its own code and no other; a large one decides, and none changes nothing."""
+    plan = make_plan("edit-3d", model.config)
+    text = make_text()
+    liked = torch.randint(KS, (2, LS), generator=torch.Generator().manual_seed(4))
+
+    def codes(bonus, liked=liked, **settings):
+        steps = [replace(step, favoured=liked, bonus=bonus) if step.action == "sample" else step for step in plan]
+        return model.generate_plan(steps, **text, guidance_scale=2.0, **settings)["shape"]
+
+    plain = model.generate_plan(plan, **text, guidance_scale=2.0)["shape"]
+    assert torch.equal(codes(0.0), plain)
+    assert torch.equal(codes(1e4), liked)
+    assert torch.equal(codes(1e4, num_samples=2, temperature=1.0), liked.repeat_interleave(2, dim=0))
+    assert torch.equal(codes(1e4, liked[:1]), liked[:1].expand(2, -1))
+    kept = [float((codes(bonus) == liked).float().mean()) for bonus in (0.0, 0.5, 1e4)]
+    assert kept[0] < kept[2] and kept == sorted(kept)
+    assert not (codes(-1e4) == liked).any()
+    logits = add_bonus(torch.zeros(2, KS), Step("sample", count=LS, favoured=liked, bonus=1.5), 3)
+    assert float(logits.sum()) == 3.0 and float(logits[1, liked[1, 3]]) == 1.5
+    for bad, bonus, message in (
+        (liked[:, 1:], 1.0, "must be"),
+        (liked + KS, 1.0, "lie in"),
+        (liked, float("nan"), "finite"),
+    ):
+        with pytest.raises(Omni123Error, match=message):
+            codes(bonus, bad)
+    with pytest.raises(Omni123Error, match="batch sizes"):
+        codes(1.0, liked.repeat(2, 1)[:3])

@@ -298,3 +298,19 @@ def test_an_edit_reports_what_changed(made):
     assert torch.equal(again.shape_tokens, output.shape_tokens) and again.transforms == [None, None]
     with pytest.raises(Omni123Error, match="prompt is empty"):
         pipeline(box(), " ")
+
+
+def test_an_edit_keeps_what_it_is_told_to_keep(made):
+    pipeline = made[Omni123EditPipeline]
+    config, own = pipeline.transformer.config, call(pipeline)
+    assert config.edit_source_bias == 0.0 and equal(own, call(pipeline, source_bias=0.0))
+    still = call(pipeline, source_bias=1e4)
+    assert still.changed == [False] and torch.equal(still.shape_tokens, still.source_tokens)
+    try:
+        config.edit_source_bias = 1e4
+        assert equal(call(pipeline), still) and equal(call(pipeline, source_bias=0.0), own)
+    finally:
+        config.edit_source_bias = 0.0
+    for bad in ("much", float("inf"), True):
+        with pytest.raises(Omni123Error, match="source_bias"):
+            call(pipeline, source_bias=bad)

@@ -187,6 +187,13 @@ def edit(
     model: Model = MINI,
     seed: Seed = 0,
     guidance_scale: GuidanceScale = None,
+    source_bias: Annotated[
+        float | None,
+        typer.Option(
+            "--source-bias",
+            help="Keep more (or, below 0, less) of the shape: added to the logits of its codes. By default the checkpoint's.",
+        ),
+    ] = None,
     temperature: Temperature = 0.0,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -203,6 +210,7 @@ def edit(
     if (out is None) == (session is None):
         raise Omni123Error("give --out for one result, or --session for a tree of edits")
     settings = sampling(seed, guidance_scale, temperature, top_k, top_p) | {
+        "source_bias": source_bias,
         "resolution": resolution,
         "extraction": extraction,
     }

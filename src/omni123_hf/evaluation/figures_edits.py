@@ -64,9 +64,13 @@ class EditOutputs:
 
 @torch.no_grad()
 def edit_tokens(
-    pipeline: Any, source: torch.Tensor, instructions: Sequence[str], guidance_scale: float | None = None
+    pipeline: Any,
+    source: torch.Tensor,
+    instructions: Sequence[str],
+    guidance_scale: float | None = None,
+    source_bias: float | None = None,
 ) -> torch.Tensor:
-    """Greedy edits (N, Ls) of source tokens (N, Ls), in batches; the checkpoint's own guidance where none is given."""
+    """Greedy edits (N, Ls) of source tokens (N, Ls), in batches; the checkpoint's own guidance and bias where none is given."""
     rows = []
     for first in range(0, len(source), BATCH):
         texts = pipeline.check_prompts(list(instructions[first : first + BATCH]))
@@ -76,6 +80,7 @@ def edit_tokens(
             pipeline.prepare_sampling(guidance_scale=guidance_scale),
             {"source_shape": source[first : first + BATCH].to(pipeline.device)},
             rows=len(texts),
+            favoured=pipeline.source_preference(source[first : first + BATCH], source_bias),
         )
         rows.append(codes["shape"].cpu())
     return torch.cat(rows)

@@ -1,5 +1,6 @@
 """Configuration of the autoregressive model (paper §4.1, Table 3) and the layout of its one flat vocabulary."""
 
+import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -21,6 +22,8 @@ class Omni123Config(PreTrainedConfig):
     `text_embed_dim_2` None means a single text encoder. `null_condition` "learned" replaces a dropped text by one
     learned embedding; "empty_prompt" expects the caller to pass the embeddings of the empty prompt.
     `num_image_codes` 0 gives a model of shapes only. `head_dim` 0 means `hidden_size / num_attention_heads`.
+    `edit_source_bias` is added to the logit of the source's own code at the same place while an edit is generated, unless the caller
+    says otherwise; 0 is the paper.
     `loss_chunk_size` is the number of target positions whose logits exist at a time in the loss; 0 means all at once.
     The heads are per modality and never tied to the embeddings, so `tie_word_embeddings` must stay False.
     """
@@ -55,6 +58,7 @@ class Omni123Config(PreTrainedConfig):
     initializer_range: float = 0.02
     loss_chunk_size: int = 256
     tie_word_embeddings: bool = False
+    edit_source_bias: float = 0.0
 
     def __post_init__(self, **kwargs: Any):
         if not self.head_dim:
@@ -92,6 +96,8 @@ class Omni123Config(PreTrainedConfig):
                 "tie_word_embeddings cannot be True: each modality has its own head over its own codes, while one table "
                 "embeds the whole vocabulary."
             )
+        if not math.isfinite(self.edit_source_bias):
+            raise Omni123Error(f"edit_source_bias is {self.edit_source_bias}: it must be a finite number.")
         if not 0.0 <= self.token_dropout < 1.0:
             raise Omni123Error(f"token_dropout is {self.token_dropout}: it must lie in [0, 1).")
         if self.null_condition not in ("learned", "empty_prompt"):

@@ -9,7 +9,7 @@ import torch
 
 from .decoder_omni123 import FastDecoder, Session
 from .decoder_weights_omni123 import WeightStamp
-from .generation_omni123 import GenerationProgress, ProgressCallback, guidance_weight, sample_codes
+from .generation_omni123 import GenerationProgress, ProgressCallback, add_bonus, guidance_weight, sample_codes
 from .tasks import Step
 
 
@@ -29,12 +29,15 @@ class Drawing:
     generator: torch.Generator | None
     callback: ProgressCallback | None
 
-    def draw(self, logits: torch.Tensor, index: int, count: int) -> torch.Tensor:
-        """The code `(B, 1)` number `index` of `count` from logits `(B, K)`, or of [conditional ; unconditional] rows."""
+    def draw(self, logits: torch.Tensor, step: Step, index: int, samples: int = 1) -> torch.Tensor:
+        """The code `(B, 1)` number `index` of a step from logits `(B, K)`, or of [conditional ; unconditional] rows.
+
+        samples: rows for each prompt."""
         if self.guidance_scale != 1.0:
             conditional, unconditional = logits.chunk(2)
-            weight = guidance_weight(self.guidance_scale, self.guidance_schedule, index, count)
+            weight = guidance_weight(self.guidance_scale, self.guidance_schedule, index, step.count)
             logits = (conditional - unconditional).mul_(weight).add_(unconditional)
+        logits = add_bonus(logits, step, index, samples)
         return sample_codes(logits, self.temperature, self.top_k, self.top_p, self.generator)
 
 
@@ -101,7 +104,7 @@ def generate_fast(
                 forced = []
             elif last is not None:
                 logits = decoder.step(session, last[0], last[1], modality)
-            code = drawing.draw(logits, index, step.count)
+            code = drawing.draw(logits, step, index, samples)
             codes.append(code)
             last = (code[:, 0], modality)
             done += 1

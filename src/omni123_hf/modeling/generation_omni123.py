@@ -7,6 +7,7 @@ can express; hence a loop of our own. Guidance follows `unconditional + w (condi
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,6 +87,18 @@ def sample_codes(
     # A CPU generator gives the same codes on every device.
     device = probabilities.device if generator is None else generator.device
     return torch.multinomial(probabilities.to(device), 1, generator=generator).to(logits.device)
+
+
+def add_bonus(logits: torch.Tensor, step: Step, index: int, samples: int = 1) -> torch.Tensor:
+    """Logits `(B, K)` of code `index` of a step, with the step's bonus on the codes that it favours.
+
+    samples: rows for each row of `step.favoured`, unless that has one row for all.
+    """
+    if step.favoured is None or step.bonus == 0.0:
+        return logits
+    codes = step.favoured[:, index : index + 1].to(logits.device)
+    codes = codes.expand(len(logits), -1) if len(codes) == 1 else codes.repeat_interleave(samples, dim=0)
+    return logits.scatter_add(1, codes, torch.full_like(codes, step.bonus, dtype=logits.dtype))
 
 
 def _check_settings(
@@ -184,6 +197,8 @@ class Omni123GenerationMixin:
                 _checked_ids(step, self.config.vocab_size)
             elif step.modality == "image" and self.image_head is None:
                 raise Omni123Error(f"The plan samples images ({step.name!r}), but this model has shape codes only.")
+            else:
+                _check_favoured(step, getattr(self.config, f"num_{step.modality}_codes"))
 
         conditions: dict[str, Any] = {
             "text_embeds": text_embeds,
@@ -194,7 +209,10 @@ class Omni123GenerationMixin:
         }
         _check_conditions(conditions, rows, "")
         if num_samples > 1 and not is_fast:
-            plan = [replace(step, ids=_repeated(step.ids, num_samples)) for step in plan]
+            plan = [
+                replace(step, ids=_repeated(step.ids, num_samples), favoured=_repeated(step.favoured, num_samples))
+                for step in plan
+            ]
             conditions = {
                 name: None if value is None else value.repeat_interleave(num_samples, dim=0)
                 for name, value in conditions.items()
@@ -276,7 +294,7 @@ class Omni123GenerationMixin:
                     conditional, unconditional = logits.chunk(2)
                     weight = guidance_weight(guidance_scale, guidance_schedule, index, step.count)
                     logits = unconditional + weight * (conditional - unconditional)
-                code = sample_codes(logits, temperature, top_k, top_p, generator)
+                code = sample_codes(add_bonus(logits, step, index), temperature, top_k, top_p, generator)
                 codes.append(code)
                 history, pending = torch.cat([history, code + offset], dim=1), 1
                 done += 1
@@ -421,12 +439,26 @@ def _plan_rows(plan: Sequence[Step], text_embeds: torch.Tensor | None, batch_siz
         raise Omni123Error("The plan samples nothing: leave at least one target out of what is given.")
     if plan[0].action == "sample":
         raise Omni123Error("A plan must begin with a given or forced token: the first code needs a start token.")
-    sizes = {step.ids.shape[0] for step in plan if step.ids is not None and step.ids.shape[0] > 1}
+    parts = [part for step in plan for part in (step.ids, step.favoured) if part is not None]
+    sizes = {part.shape[0] for part in parts if part.shape[0] > 1}
     sizes |= set() if text_embeds is None else {text_embeds.shape[0]}
     sizes |= set() if batch_size is None else {batch_size}
     if len(sizes) > 1:
         raise Omni123Error(f"Text, plan and batch_size name different batch sizes {sorted(sizes)}: make them equal.")
     return sizes.pop() if sizes else 1
+
+
+def _check_favoured(step: Step, num_codes: int) -> None:
+    codes = step.favoured
+    if codes is None:
+        return
+    if codes.ndim != 2 or codes.shape[1] != step.count or int(codes.min()) < 0 or int(codes.max()) >= num_codes:
+        raise Omni123Error(
+            f"The codes that the step {step.name!r} favours are {tuple(codes.shape)}: they must be (1 or batch, {step.count}) "
+            f"and lie in 0..{num_codes - 1}."
+        )
+    if not math.isfinite(step.bonus):
+        raise Omni123Error(f"The bonus of the step {step.name!r} is {step.bonus}: it must be a finite number.")
 
 
 def _checked_ids(step: Step, vocab_size: int) -> torch.Tensor:

@@ -136,7 +136,8 @@ class Step:
     """One step of a generation plan.
 
     "prefill" (prefix) and "force" (start tokens, views, given targets) carry flat `ids (1 or B, k)`;
-    "sample" asks for `count` codes of `modality`, returned under `name`.
+    "sample" asks for `count` codes of `modality`, returned under `name`. Where it has `favoured`, local codes `(1 or B, count)`,
+    `bonus` is added to the logit of each at its own place.
     """
 
     action: Literal["prefill", "force", "sample"]
@@ -144,6 +145,8 @@ class Step:
     modality: Modality | None = None
     count: int = 0
     name: str = ""
+    favoured: torch.Tensor | None = None
+    bonus: float = 0.0
 
 
 def segment_length(segment: Segment, config: Omni123Config) -> int:

@@ -45,6 +45,7 @@ NODE_SETTINGS = (
     "guidance_scale",
     "guidance_schedule",
     "guidance_drops",
+    "source_bias",
     "temperature",
     "top_k",
     "top_p",

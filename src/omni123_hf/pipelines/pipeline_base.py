@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -338,12 +338,14 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         rows: int = 1,
         num_samples: int = 1,
         callback: StepCallback | None = None,
+        favoured: dict[str, tuple[torch.Tensor, float]] | None = None,
         **conditions: Any,
     ) -> dict[str, torch.Tensor]:
         """Local codes (rows * num_samples, n) of every segment that the task samples; samples of one input follow one another.
 
         given: codes (rows, n) or view indices of segments that are there already. text None: no text at all; guidance then
-        drops what is given, and a task that is given nothing is unguided. Runs as `set_decoding` says.
+        drops what is given, and a task that is given nothing is unguided. favoured: by sampled segment, codes (rows, n) and what is
+        added to their logits, each at its own place. Runs as `set_decoding` says.
         """
 
         def report(progress: GenerationProgress) -> None:
@@ -377,6 +379,8 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
             for name, value in (given or {}).items()
         }
         plan = generation_plan(task, self.transformer.config, given or {})
+        for name, (liked, bonus) in (favoured or {}).items():
+            plan = [replace(step, favoured=liked, bonus=bonus) if step.name == name else step for step in plan]
         with self.progress_bar(total=sum(step.count for step in plan if step.action == "sample")) as bar:
             return self.transformer.generate_plan(
                 plan,
@@ -388,6 +392,19 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
                 **conditions,
                 **settings,
             )
+
+    def source_preference(
+        self, source: torch.Tensor, source_bias: float | None = None
+    ) -> dict[str, tuple[torch.Tensor, float]]:
+        """What `generate_codes` takes as `favoured` in an edit of shape tokens (rows, Ls): the source's code at each place.
+
+        source_bias: added to its logit; the checkpoint's own (`transformer.config.edit_source_bias`) where None. Raises
+        `Omni123Error` for one that is no finite number.
+        """
+        bias = self.transformer.config.edit_source_bias if source_bias is None else source_bias
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not math.isfinite(bias):
+            raise Omni123Error(f"source_bias is {bias!r}: it must be a finite number; 0 is no bias")
+        return {"shape": (source, float(bias))}
 
     def set_decoding(self, engine: str = "auto", weights: str = "model") -> None:
         """How codes are generated from now on, as `generate_plan` takes it.

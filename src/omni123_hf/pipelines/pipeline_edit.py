@@ -79,6 +79,7 @@ class Omni123EditPipeline(Omni123PipelineBase):
         guidance_scale: float | None = None,
         guidance_schedule: Schedule | None = None,
         guidance_drops: Drops = "text",
+        source_bias: float | None = None,
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -102,6 +103,8 @@ class Omni123EditPipeline(Omni123PipelineBase):
         guidance_schedule: constant or linear_decay; None is the checkpoint's own.
         guidance_drops: what the unconditional rows go without: the text, or text_and_prefix (what is given, too); without a
         prompt always the latter.
+        source_bias: added to the logit of the source's own code at the same place; more keeps more of the source, 0 is the paper's
+        decoding, None is the checkpoint's own.
         temperature: 0 is greedy (then top_k, top_p and the seed change nothing). top_k, top_p: restrict sampling.
         seed or generator: the source of randomness, one of the two.
         resolution: points on a side of the extraction grid over ±1.05.
@@ -132,6 +135,7 @@ class Omni123EditPipeline(Omni123PipelineBase):
         timings: dict[str, float] = {}
         with timed(timings, "input_encoder"):
             source = encode_shapes(shape, self.shape_tokenizer)
+            favoured = self.source_preference(source.tokens, source_bias)
         rows = len(source.tokens)
         with timed(timings, "text_encoder"):
             text = self.encode_prompt(self.match_prompts(instruction, rows) or [])
@@ -144,6 +148,7 @@ class Omni123EditPipeline(Omni123PipelineBase):
                 rows=rows,
                 num_samples=num_samples,
                 callback=callback_on_step_end,
+                favoured=favoured,
             )
         before = source.tokens.repeat_interleave(num_samples, dim=0)
         meshes = failures = health = locality = None
