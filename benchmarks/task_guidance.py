@@ -1,9 +1,9 @@
-"""Which guidance a checkpoint should carry for edits and for posed images, on validation objects.
+"""Which guidance a checkpoint should carry for edits and for posed images, and which bias towards the source, on validation objects.
 
     python benchmarks/task_guidance.py --data data/parametric --edits data/edits_ar --out benchmarks/results/task_guidance_mini.json
 
 - edit-3d: the validation pairs of add and remove; share of pairs whose decoded output is nearer to the decoded target than the decoded
-  source is, in Chamfer and F1 at 0.05, and the mean Chamfer.
+  source is, in Chamfer and F1 at 0.05, and the mean Chamfer, for every guidance and bias; and how much the edit changes at all.
 - image-to-posed-image, 3d-to-posed-image, text-to-posed-image: one wanted view an object by hash; PSNR of all pixels together
   (data set) against the true view.
 
@@ -12,6 +12,7 @@ Greedy. Held-out objects and pairs are never used here.
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ from omni123_hf.pipelines import Omni123JointPipeline
 
 SCALES = (1.0, 1.5, 2.0, 3.0)
 POSED = ("image-to-posed-image", "3d-to-posed-image", "text-to-posed-image")
+BIASES = (0.0, 0.5, 1.0, 1.5)
 RESOLUTION = 48
 
 
-def edits(pipeline: Any, store: EditPairStore, scales: list[float]) -> list[dict[str, Any]]:
+def edits(pipeline: Any, store: EditPairStore, scales: list[float], biases: list[float]) -> list[dict[str, Any]]:
     rows = [row for row, pair in enumerate(store.pairs) if pair.split == "validation"]
     texts = [(store.pairs[row].instructions["short"] or store.pairs[row].texts)[0] for row in rows]
     source, target = (
@@ -50,19 +52,22 @@ def edits(pipeline: Any, store: EditPairStore, scales: list[float]) -> list[dict
     wanted, before = surfaces(target), surfaces(source)
     copied = [edit_scores(*pair) for pair in zip(before, wanted, strict=True)]
     found = []
-    for scale in scales:
-        made = edit_tokens(pipeline, source, texts, scale)
+    for scale, bias in product(scales, biases):
+        made = edit_tokens(pipeline, source, texts, scale, bias)
         scores = [edit_scores(*pair) for pair in zip(surfaces(made), wanted, strict=True)]
         found.append(
             {
                 "task": "edit-3d",
                 "guidance_scale": scale,
+                "source_bias": bias,
                 "pairs": len(rows),
                 "better_than_copy": float(np.mean([better(*pair) for pair in zip(scores, copied, strict=True)])),
                 "chamfer": float(np.mean([score["chamfer"] for score in scores])),
                 "chamfer_copy": float(np.mean([score["chamfer"] for score in copied])),
                 "token_agreement": float((made == target).float().mean()),
                 "token_agreement_copy": float((source == target).float().mean()),
+                "tokens_kept": float((made == source).float().mean()),
+                "unchanged": float((made == source).all(dim=1).float().mean()),
             }
         )
         print(found[-1], flush=True)
@@ -118,13 +123,16 @@ def main() -> None:
     parser.add_argument("--edits", type=Path, required=True)
     parser.add_argument("--model", default="omni123-mini")
     parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES))
+    parser.add_argument("--biases", type=float, nargs="+", default=list(BIASES))
+    parser.add_argument("--only-edits", action="store_true", help="leave the posed images out")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     pipeline = Omni123JointPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
     store, pairs = AssetStore.open(arguments.data), EditPairStore.open(arguments.edits)
-    rows = [row for task in POSED for row in posed(pipeline, store, task, arguments.scales)]
-    rows += edits(pipeline, pairs, arguments.scales)
+    tasks = () if arguments.only_edits else POSED
+    rows = [row for task in tasks for row in posed(pipeline, store, task, arguments.scales)]
+    rows += edits(pipeline, pairs, arguments.scales, arguments.biases)
     result = {
         "model": {"name": arguments.model, "revision": pipeline.revision},
         "data": {"objects": store.content_hash, "edits": pairs.content_hash, "split": "validation"},

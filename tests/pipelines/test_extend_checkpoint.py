@@ -56,7 +56,11 @@ def test_the_later_weights_come_in_and_the_history_stays(run, tiny_pipeline_fold
     assert pool["content_hash"] == facts["pools"]["pairs"]
     assert sum(pool["records"].values()) == 8 and {entry["licence"] for entry in pool["sources"]} == {"CC0-1.0"}
     assert (out / "logs/omni123_tasks.jsonl").is_file()
-    again = extend_checkpoint(out, run, out, "tasks_2")
+    assert after.edit_guidance() is None and after.transformer.config.edit_source_bias == 0.0
+    again = extend_checkpoint(out, run, out, "tasks_2", edit_guidance_scale=1.5, edit_source_bias=2.0)
+    told = Omni123JointPipeline.from_pretrained(again)
+    assert told.edit_guidance() == 1.5 and told.transformer.config.edit_source_bias == 2.0
+    assert told.revision != after.revision
     assert again == out and not out.with_name("out.tmp").exists()
     assert set(json.loads((out / "provenance.json").read_text())["later_stages"]) == {"tasks", "tasks_2"}
 
@@ -78,3 +82,9 @@ def test_runs_that_do_not_belong_are_refused(run, tiny_pipeline_folder, tmp_path
     with pytest.raises(Omni123Error, match="no name of a stage"):
         extend_checkpoint(tiny_pipeline_folder, run, out, "../tasks")
     assert not out.exists() and not out.with_name("out.tmp").exists()
+
+
+def test_defaults_of_editing_that_are_none_are_refused(run, tiny_pipeline_folder, tmp_path):
+    with pytest.raises(Omni123Error, match="edit_guidance_scale is -1"):
+        extend_checkpoint(tiny_pipeline_folder, run, tmp_path / "out", "tasks", edit_guidance_scale=-1.0)
+    assert not (tmp_path / "out").exists()

@@ -311,6 +311,12 @@ def test_an_edit_keeps_what_it_is_told_to_keep(made):
         assert equal(call(pipeline), still) and equal(call(pipeline, source_bias=0.0), own)
     finally:
         config.edit_source_bias = 0.0
+    try:
+        config.edit_guidance_scale = 1.0
+        assert equal(call(pipeline), call(pipeline, guidance_scale=1.0))
+        assert pipeline.edit_guidance(2.0) == 2.0 and pipeline.edit_guidance() == 1.0
+    finally:
+        config.edit_guidance_scale = None
     for bad in ("much", float("inf"), True):
         with pytest.raises(Omni123Error, match="source_bias"):
             call(pipeline, source_bias=bad)

@@ -27,10 +27,24 @@ def extend(
     name: Annotated[str, typer.Option("--name", help="What to call the stage in the checkpoint's logs and recipes.")],
     out: Annotated[Path, typer.Option("--out", help="Pipeline folder to write; may be the checkpoint itself.")],
     trained_on: Annotated[str, typer.Option(help="Hardware and precision of the training, for the card.")] = "",
+    edit_guidance_scale: Annotated[
+        float | None, typer.Option(help="Default guidance of the checkpoint's edits.")
+    ] = None,
+    edit_source_bias: Annotated[
+        float | None, typer.Option(help="What its edits add to the logits of the source's own codes by default.")
+    ] = None,
 ) -> None:
     """Put a later stage's backbone and text encoders into a checkpoint; its tokenizers and its history stay."""
     from omni123_hf.pipelines.extend_checkpoint import extend_checkpoint
 
-    folder = extend_checkpoint(checkpoint, run, out, name, trained_on=trained_on)
+    folder = extend_checkpoint(
+        checkpoint,
+        run,
+        out,
+        name,
+        trained_on=trained_on,
+        edit_guidance_scale=edit_guidance_scale,
+        edit_source_bias=edit_source_bias,
+    )
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     typer.echo(f"{folder}: {size / 1e6:.1f} MB")

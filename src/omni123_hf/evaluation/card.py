@@ -161,9 +161,10 @@ def further_paragraphs(result: dict[str, Any]) -> list[str]:
     figures, paragraphs = result["figures"], []
     if "edits" in figures:
         edits, scale = figures["edits"], result["settings"]["edit_guidance_scale"]
+        bias = result["settings"].get("edit_source_bias", 0.0)
         paragraphs.append(
             f"*Edits*: {edits['all']['pairs']} held-out pairs, half add and half remove, the first short instruction, greedy with guidance "
-            f"{scale:g}. *Copy-source* does nothing. An edit counts as better only if Chamfer **and** F1 (at "
+            f"{scale:g} and {bias:g} added to the logits of the source's own codes. *Copy-source* does nothing. An edit counts as better only if Chamfer **and** F1 (at "
             f"{edits['f1_threshold']:g}) are strictly better than the copy's, pair by pair. In the row with the bar, output and source are both "
             "decoded from tokens and compared with the decoded target, so the tokenizer's error is on no side; the rows named *true target* "
             "compare with the true surface, *undecoded source* with a copy that no tokenizer touched, which the tokenizer alone may lose "

@@ -77,7 +77,7 @@ def edit_tokens(
         codes = pipeline.generate_codes(
             get_task(TASK),
             pipeline.encode_prompt(texts),
-            pipeline.prepare_sampling(guidance_scale=guidance_scale),
+            pipeline.prepare_sampling(guidance_scale=pipeline.edit_guidance(guidance_scale)),
             {"source_shape": source[first : first + BATCH].to(pipeline.device)},
             rows=len(texts),
             favoured=pipeline.source_preference(source[first : first + BATCH], source_bias),

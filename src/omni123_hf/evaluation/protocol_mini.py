@@ -156,7 +156,8 @@ def run_mini(
             "guidance_scale": pipeline.config["default_guidance_scale"],
             "decoding": "greedy",
             "caption": "medium, first",
-            "edit_guidance_scale": pipeline.guidance(edit_guidance_scale, None)[0],
+            "edit_guidance_scale": pipeline.guidance(pipeline.edit_guidance(edit_guidance_scale), None)[0],
+            "edit_source_bias": pipeline.transformer.config.edit_source_bias,
             "instruction": "short, first",
         },
         "environment": {

@@ -23,7 +23,7 @@ class Omni123Config(PreTrainedConfig):
     learned embedding; "empty_prompt" expects the caller to pass the embeddings of the empty prompt.
     `num_image_codes` 0 gives a model of shapes only. `head_dim` 0 means `hidden_size / num_attention_heads`.
     `edit_source_bias` is added to the logit of the source's own code at the same place while an edit is generated, unless the caller
-    says otherwise; 0 is the paper.
+    says otherwise; 0 is the paper. `edit_guidance_scale` is the guidance of edits, None that of the pipeline.
     `loss_chunk_size` is the number of target positions whose logits exist at a time in the loss; 0 means all at once.
     The heads are per modality and never tied to the embeddings, so `tie_word_embeddings` must stay False.
     """
@@ -59,6 +59,7 @@ class Omni123Config(PreTrainedConfig):
     loss_chunk_size: int = 256
     tie_word_embeddings: bool = False
     edit_source_bias: float = 0.0
+    edit_guidance_scale: float | None = None
 
     def __post_init__(self, **kwargs: Any):
         if not self.head_dim:
@@ -98,6 +99,10 @@ class Omni123Config(PreTrainedConfig):
             )
         if not math.isfinite(self.edit_source_bias):
             raise Omni123Error(f"edit_source_bias is {self.edit_source_bias}: it must be a finite number.")
+        if self.edit_guidance_scale is not None and not 0.0 <= self.edit_guidance_scale < math.inf:
+            raise Omni123Error(
+                f"edit_guidance_scale is {self.edit_guidance_scale}: it must be 0 or more, or None for the pipeline's."
+            )
         if not 0.0 <= self.token_dropout < 1.0:
             raise Omni123Error(f"token_dropout is {self.token_dropout}: it must lie in [0, 1).")
         if self.null_condition not in ("learned", "empty_prompt"):

@@ -12,6 +12,7 @@ from typing import Any
 from ..data.shards.training_pool import TrainingPool
 from ..data.tokens import weights_hash
 from ..errors import Omni123Error
+from ..modeling.configuration_omni123 import Omni123Config
 from .registry import checkpoint_revision, provenance, resolve_checkpoint, write_provenance
 
 
@@ -20,12 +21,19 @@ TRAINED_PARTS = ("transformer", "text_encoder", "text_encoder_2", "tokenizer", "
 
 
 def extend_checkpoint(
-    checkpoint: str | Path, run: str | Path, out: str | Path, name: str, trained_on: str = ""
+    checkpoint: str | Path,
+    run: str | Path,
+    out: str | Path,
+    name: str,
+    trained_on: str = "",
+    edit_guidance_scale: float | None = None,
+    edit_source_bias: float | None = None,
 ) -> Path:
     """Builds `out`: the parts that `run` trained, everything else of `checkpoint`.
 
     run: output folder of a finished autoregressive stage, whose `data.pools` are token shards that are still there. name: of
-    the stage, for its log and recipe (`omni123_NAME`). `out` may be the checkpoint itself; it is replaced only when the new
+    the stage, for its log and recipe (`omni123_NAME`). edit_guidance_scale, edit_source_bias: how the new checkpoint edits unless
+    told otherwise; None leaves what the stage's own configuration says. `out` may be the checkpoint itself; it is replaced only when the new
     folder is complete. Raises `Omni123Error` for a run that is not finished, for one of other tokenizers, and for pools that
     are gone.
     """
@@ -49,6 +57,7 @@ def extend_checkpoint(
         if (run / "final" / part).is_dir():
             shutil.rmtree(temporary / part, ignore_errors=True)
             shutil.copytree(run / "final" / part, temporary / part)
+    set_editing(temporary / "transformer", edit_guidance_scale, edit_source_bias)
     for sub, source, suffix in (("logs", "log.jsonl", "jsonl"), ("recipes", "recipe.json", "json")):
         (temporary / sub).mkdir(exist_ok=True)
         shutil.copyfile(run / source, temporary / sub / f"omni123_{name}.{suffix}")
@@ -67,6 +76,18 @@ def extend_checkpoint(
         shutil.rmtree(out)
     temporary.replace(out)
     return out
+
+
+def set_editing(transformer: Path, guidance_scale: float | None, source_bias: float | None) -> None:
+    """Writes the values that are given into a backbone's configuration; raises `Omni123Error` for ones that it refuses."""
+    given = {"edit_guidance_scale": guidance_scale, "edit_source_bias": source_bias}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return
+    file = transformer / "config.json"
+    fields = json.loads(file.read_text(encoding="utf-8")) | given
+    Omni123Config(**fields)
+    file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_tokenizers(folder: Path, run: Path, trained_with: dict[str, str]) -> None:

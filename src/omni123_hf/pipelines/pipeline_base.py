@@ -406,6 +406,10 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
             raise Omni123Error(f"source_bias is {bias!r}: it must be a finite number; 0 is no bias")
         return {"shape": (source, float(bias))}
 
+    def edit_guidance(self, scale: float | None = None) -> float | None:
+        """Guidance of an edit: `scale`, or the checkpoint's own for edits; None where it has none, and then `guidance` knows."""
+        return self.transformer.config.edit_guidance_scale if scale is None else scale
+
     def set_decoding(self, engine: str = "auto", weights: str = "model") -> None:
         """How codes are generated from now on, as `generate_plan` takes it.
 

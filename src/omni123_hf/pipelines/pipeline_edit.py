@@ -118,7 +118,7 @@ class Omni123EditPipeline(Omni123PipelineBase):
         Raises `Omni123Error` for bad input. A shape without a surface is reported in `failures`, its mesh is None.
         """
         sampling = self.prepare_sampling(
-            guidance_scale=guidance_scale,
+            guidance_scale=self.edit_guidance(guidance_scale),
             guidance_schedule=guidance_schedule,
             temperature=temperature,
             top_k=top_k,
