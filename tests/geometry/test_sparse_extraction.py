@@ -271,10 +271,9 @@ def test_draws_are_uniform_and_leave_nothing_out():
     assert not counts[known].any() and len(draw_points(grid, 10**6, rng)) == (~known).sum()
     expected = 400 * 300 / (~known).sum()
     assert abs(counts[~known][:1000].mean() / expected - 1) < 0.05
-    left_out = np.zeros(17**3, dtype=bool)
     known = known.reshape((17,) * 3)
     wanted = np.zeros((17,) * 3, dtype=bool)
-    wanted[:-1, :-1, :-1] = corners_of(~known)[1:-1, 1:-1, 1:-1][:, :, :]
+    wanted[:-1, :-1, :-1] = corners_of(~known)[1:-1, 1:-1, 1:-1]
     left_out = wanted.reshape(-1)
     counts = np.bincount(np.concatenate([draw_cells(grid, 150, rng) for _ in range(600)]), minlength=17**3)
     assert not counts[~left_out].any() and np.array_equal(draw_cells(grid, 10**6, rng), np.flatnonzero(left_out))

@@ -51,20 +51,17 @@ def draw_cells(grid: BrickGrid, count: int, rng: np.random.Generator) -> np.ndar
 
     def cells_of(number: np.ndarray) -> np.ndarray:
         x, y, z = np.unravel_index(number, (side - 1,) * 3)
-        return (x * side + y) * side + z
+        return np.asarray((x * side + y) * side + z)
 
     def listed() -> np.ndarray:
         return np.unique(np.concatenate([cells_at(places, side) for places in grid.unknown()]))
 
+    def wanted(number: np.ndarray) -> np.ndarray:
+        known: np.ndarray = grid.is_known(corner_places(cells_of(number), side))
+        return known.sum(axis=1) < 8
+
     # Every point that is not known is a corner of a cell, and a cell has eight.
-    at_least = grid.left_out // 8
-    drawn = draw(
-        (side - 1) ** 3,
-        at_least,
-        count,
-        rng,
-        lambda number: ~grid.is_known(corner_places(cells_of(number), side)).all(axis=1),
-    )
+    drawn = draw((side - 1) ** 3, grid.left_out // 8, count, rng, wanted)
     if drawn is not None:
         return np.sort(cells_of(drawn))
     return choose(listed(), count, rng) if grid.left_out else np.empty(0, dtype=np.int64)

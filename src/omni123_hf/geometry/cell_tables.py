@@ -77,11 +77,13 @@ class CellTables:
 @cache
 def cell_tables(device: torch.device) -> CellTables:
     """The tables on a device. Raises `Omni123Error` where scikit-image does not hold them any more."""
-    rows, counts, first = [], [], {}
+    rows: list[np.ndarray] = []
+    counts: list[np.ndarray] = []
+    first: dict[str, int] = {}
     for name in TILINGS:
         table = _read(f"TILING{name}")
         table = table.reshape(-1, table.shape[-1])
-        first[name] = sum(map(len, rows))
+        first[name] = sum(len(row) for row in rows)
         counts.append(np.full(len(table), table.shape[1] // 3))
         rows.append(np.pad(table, ((0, 0), (0, WIDEST - table.shape[1]))))
 

@@ -9,6 +9,7 @@ point. Any doubt leads on: from `fast` to `safe`, from `safe` to the dense grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from omni123_hf.geometry.brick_grid import BrickGrid, finest, specks
 from omni123_hf.geometry.extraction_report import ExtractionReport
 from omni123_hf.geometry.sparse_grid import Evaluate, Lattice, Refinement, corner_places, first_lattice, refine
 from omni123_hf.geometry.sparse_marching import any_outside, any_within, closed_marching_cells
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ Marched = tuple[np.ndarray, np.ndarray]
 class SparseExtraction:
     """One extraction: `run()` gives what `closed_marching_cubes` gives for the dense grid; `report` says how."""
 
-    def __init__(self, evaluate: Evaluate, side: int, mode: str, seed: int = 0, device: object = "cpu"):
+    def __init__(self, evaluate: Evaluate, side: int, mode: str, seed: int = 0, device: str | torch.device = "cpu"):
         self.evaluate, self.side, self.device = evaluate, side, device
         self.report = ExtractionReport(mode, side)
         self.rng = np.random.default_rng(seed)

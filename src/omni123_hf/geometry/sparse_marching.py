@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from omni123_hf.geometry.marching import (
 )
 from omni123_hf.geometry.sparse_grid import CORNERS, PIECE, corner_places, on_border
 
+
+if TYPE_CHECKING:
+    import torch
 
 # Cells (N,) by the flat places of their low corners, whose corners must be known now; True where one had another sign.
 Complete = Callable[[np.ndarray], bool]
@@ -37,7 +40,7 @@ class MarchedPoints(Protocol):
 
 
 def closed_marching_cells(
-    points: MarchedPoints, complete: Complete, device: object = "cpu"
+    points: MarchedPoints, complete: Complete, device: str | torch.device = "cpu"
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Vertices (V,3) float32 in grid units, faces (F,3) int32, normals out, of the positive region, always closed.
 
@@ -58,8 +61,8 @@ def closed_marching_cells(
         corners = np.empty((len(cells), 8), dtype=np.float32)
         for start in range(0, len(cells), PIECE):
             corners[start : start + PIECE] = values[corner_places(cells[start : start + PIECE], side)]
-        on_device = (torch.from_numpy(array).to(device) for array in (cells, corners))
-        vertices, faces = (part.cpu().numpy() for part in march_cells(*on_device, side))
+        marched = march_cells(torch.from_numpy(cells).to(device), torch.from_numpy(corners).to(device), side)
+        vertices, faces = (part.cpu().numpy() for part in marched)
         bad = open_vertices(faces, len(vertices))
         if not len(bad):
             return vertices, faces
