@@ -3,6 +3,11 @@
     python benchmarks/extraction.py --size reduced --resolution 257 --dense-share 0.02 --repeats 3 \\
         --out benchmarks/results/extraction_reduced.json
     python benchmarks/extraction.py --size mini --resolution 257 --repeats 3 --out benchmarks/results/extraction_mini.json
+    python benchmarks/extraction.py --memory-only --memory-resolutions 257 513 \\
+        --out benchmarks/results/extraction_memory.json
+
+Peak memory is that of a synthetic field, each mode and resolution in a fresh process: what the process holds at most, less what
+it holds before. It does not depend on how busy the machine is, as the seconds do.
 
 The dense baseline is the straightforward one: points of the whole grid in chunks, each with its position embedding, latents
 projected once. With `--dense-share` below 1 a contiguous slab through the middle of the grid is timed and scaled up; the
@@ -16,7 +21,10 @@ their field is not that of a trained one, so the share of points asked is only a
 import argparse
 import json
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,7 +190,7 @@ def one_repeat(field: ShapeField, resolution: int, share: float) -> dict[str, An
             "report": report.to_dict(),
         }
     seconds, count = dense_seconds(field, resolution, share)
-    # Marching costs dense what it costs the others: all hand it a whole array.
+    # What is not the field: dense marches a whole array, the others cells. Taken to cost dense what it costs `safe`.
     rest = rows["safe"]["seconds"] - rows["safe"]["field_seconds"]
     rows["dense"] = {
         "field_seconds": seconds * resolution**3 / count,
@@ -218,6 +226,52 @@ def equality(field: ShapeField, resolution: int) -> dict[str, Any]:
     return result
 
 
+def bumpy_ball(points: np.ndarray) -> np.ndarray:
+    """A cheap field, saturated like a trained one; its surface crosses about as many cells as a shape's does."""
+    x, y, z = points.T
+    distance = 0.7 - np.sqrt(x * x + y * y + z * z) - 0.1 * np.sin(9 * x) * np.sin(8 * y) * np.sin(7 * z)
+    return np.clip(40 * distance, -8, 8)
+
+
+def peak_bytes() -> int:
+    """The most that this process has held in memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def memory_of(mode: str, resolution: int) -> dict[str, Any]:
+    """Peak memory of one extraction of `bumpy_ball`. Only means something in a process that has done nothing else."""
+    extract_surface_with_report(bumpy_ball, 17, mode=mode)
+    before = peak_bytes()
+    mesh, report = extract_surface_with_report(bumpy_ball, resolution, mode=mode)
+    return {
+        "mode": mode,
+        "resolution": resolution,
+        "peak_bytes": peak_bytes() - before,
+        "bytes_before": before,
+        "bytes_of_one_float_grid": 4 * resolution**3,
+        "faces": len(mesh.faces),
+        "share_of_points": report.share,
+    }
+
+
+def peak_memory(resolutions: list[int]) -> list[dict[str, Any]]:
+    """`memory_of` every mode, each in a fresh process."""
+    rows = []
+    for resolution in resolutions:
+        for mode in ("dense", "safe", "fast"):
+            command = [sys.executable, __file__, "--memory-of", mode, "--resolution", str(resolution)]
+            rows.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            print(f"{resolution} {mode:>5}: {rows[-1]['peak_bytes'] / 2**20:8.0f} MiB at most", flush=True)
+    return rows
+
+
+def write(result: dict[str, Any], out: Path | None) -> None:
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("mini", "reduced", "paper"), default="reduced")
@@ -227,8 +281,22 @@ def main() -> None:
     parser.add_argument("--dense-share", type=float, default=1.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--memory-resolutions", type=int, nargs="*", default=[257], help="none leaves the measurement out"
+    )
+    parser.add_argument("--memory-only", action="store_true", help="measure nothing but memory")
+    parser.add_argument(
+        "--memory-of", choices=("dense", "safe", "fast"), help="measure this one in this process and print it"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    if options.memory_of:
+        print(json.dumps(memory_of(options.memory_of, options.resolution)))
+        return
+    memory = peak_memory(options.memory_resolutions)
+    if options.memory_only:
+        write({"field": bumpy_ball.__doc__, "torch": torch.__version__, "memory": memory}, options.out)
+        return
     tokenizer, codes, what = subject(options.size, options.device, options.width)
     field = ShapeField(codes, tokenizer)
     rates = machine_rates(options.device)
@@ -270,6 +338,7 @@ def main() -> None:
         "torch": torch.__version__,
         "machine_rates": rates,
         "modes": table,
+        "memory": memory,
         "equality": equality(field, options.equality_resolution) if options.equality_resolution else None,
         "repeats": repeats,
     }
@@ -282,9 +351,7 @@ def main() -> None:
     if result["equality"] is not None:
         for mode in ("safe", "fast"):
             print(f"{mode} equals dense at {options.equality_resolution}: {result['equality'][mode]['equal']}")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, options.out)
 
 
 if __name__ == "__main__":

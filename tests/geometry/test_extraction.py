@@ -73,8 +73,8 @@ def test_noise_fields_are_closed_and_stay_closed_in_a_file(sigma, binary, tmp_pa
 
 def test_crossing_edges_of_marching_cubes_are_repaired(monkeypatch):
     repairs = []
-    real = marching._separate
-    monkeypatch.setattr(marching, "_separate", lambda *args: (repairs.append(1), real(*args)))
+    real = marching.separate
+    monkeypatch.setattr(marching, "separate", lambda *args: (repairs.append(1), real(*args)))
     for seed in range(6):
         rng = np.random.default_rng(seed)
         grid = np.where(rng.random((32,) * 3) < 0.1, 1.0, -1.0) * rng.choice([0.01, 1.0, 100.0], (32,) * 3)

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry import marching
-from omni123_hf.geometry.audit import draw_unknown, missed_share_bound
+from omni123_hf.geometry.audit import audit, draw_cells, draw_points, missed_share_bound
+from omni123_hf.geometry.brick_grid import BrickGrid
 from omni123_hf.geometry.extraction import EmptySurfaceError, extract_surface, extract_surface_with_report
 from omni123_hf.geometry.sparse_extraction import SparseExtraction
 from omni123_hf.geometry.sparse_grid import Lattice, corners_of, lattice_index
@@ -170,8 +171,8 @@ def test_random_fields_of_every_roughness():
 
 def test_repairs_ask_for_cells_that_were_never_evaluated(monkeypatch):
     repairs = []
-    real = marching._separate
-    monkeypatch.setattr(marching, "_separate", lambda *args: (repairs.append(1), real(*args)))
+    real = marching.separate
+    monkeypatch.setattr(marching, "separate", lambda *args: (repairs.append(1), real(*args)))
     rng = np.random.default_rng(4)
     noise = np.where(rng.random((24,) * 3) < 0.1, 1.0, -1.0) * rng.choice([0.01, 1.0, 100.0], (24,) * 3)
     # A piece in which marching cubes crosses an edge, alone in the grid.
@@ -246,10 +247,46 @@ def test_lattices_are_nested_and_draws_are_uniform():
     cells = np.zeros((3,) * 3, dtype=bool)
     cells[1, 1, 1] = True
     assert corners_of(cells).sum() == 8 and corners_of(cells)[1:3, 1:3, 1:3].all()
-    known = np.random.default_rng(0).random(4000) < 0.3
+    assert missed_share_bound(30_000, 10**6) == pytest.approx(1e-4, rel=0.01) and missed_share_bound(0, 5) == 1.0
+
+
+def partly_known(side=17):
+    """A grid of which every second point is known, and a random third of the rest."""
+    values = np.random.default_rng(0).standard_normal((side,) * 3).astype(np.float32)
+    index = lattice_index(side, 2)
+    coarse = values[np.ix_(index, index, index)]
+    grid = BrickGrid(Lattice(2, side, index, coarse, np.ones(coarse.shape, dtype=bool)))
+    grid.ask(np.flatnonzero(np.random.default_rng(1).random(side**3) < 0.3), GridOf(values))
+    return grid, values
+
+
+def test_draws_are_uniform_and_leave_nothing_out():
+    grid, values = partly_known()
+    known = grid.is_known(np.arange(17**3))
+    assert (~known).sum() == grid.left_out and np.array_equal(
+        grid.take(np.flatnonzero(known)), values.reshape(-1)[known]
+    )
     rng = np.random.default_rng(1)
-    counts = np.bincount(np.concatenate([draw_unknown(known, 400, rng) for _ in range(300)]), minlength=4000)
-    assert not counts[known].any() and len(draw_unknown(known, 10**6, rng)) == (~known).sum()
+    counts = np.bincount(np.concatenate([draw_points(grid, 400, rng) for _ in range(300)]), minlength=17**3)
+    assert not counts[known].any() and len(draw_points(grid, 10**6, rng)) == (~known).sum()
     expected = 400 * 300 / (~known).sum()
     assert abs(counts[~known][:1000].mean() / expected - 1) < 0.05
-    assert missed_share_bound(30_000, 10**6) == pytest.approx(1e-4, rel=0.01) and missed_share_bound(0, 5) == 1.0
+    known = known.reshape((17,) * 3)
+    wanted = np.zeros((17,) * 3, dtype=bool)
+    wanted[:-1, :-1, :-1] = corners_of(~known)[1:-1, 1:-1, 1:-1]
+    left_out = wanted.reshape(-1)
+    counts = np.bincount(np.concatenate([draw_cells(grid, 150, rng) for _ in range(600)]), minlength=17**3)
+    assert not counts[~left_out].any() and np.array_equal(draw_cells(grid, 10**6, rng), np.flatnonzero(left_out))
+    expected = 150 * 600 / left_out.sum()
+    assert abs(counts[left_out][:1000].mean() / expected - 1) < 0.05
+
+
+def test_an_audit_asks_whole_cells_and_counts_misses():
+    grid, values = partly_known()
+    before = grid.left_out
+    field = GridOf(values)
+    found = audit(grid, field, 40, 25, np.random.default_rng(0))
+    assert (found.cells, found.points) == (40, 25)
+    assert field.asked == found.asked == before - grid.left_out and found.asked > 25 + 40
+    # Half of the signs of noise are not those of their neighbours.
+    assert 0 < found.missed_cells <= 40 and len(found.misses) > 0.3 * found.asked

@@ -89,3 +89,11 @@ def test_safe_gives_the_dense_mesh_of_tokens(mini, name):
     assert report.misses == 0 or report.escalations
     if name != "random":
         assert report.share < 0.6
+
+
+def test_safe_at_65_gives_the_dense_mesh_that_scikit_image_marches(mini):
+    field = ShapeField(codes_of(mini, "chair"), mini)
+    dense = extract_surface(field, 65)
+    mesh, report = extract_surface_with_report(field, 65, mode="safe")
+    assert np.array_equal(mesh.vertices, dense.vertices) and np.array_equal(mesh.faces, dense.faces)
+    assert report.share < 0.5 and report.audited_cells > 0

@@ -27,7 +27,7 @@ __all__ = [
     "mesh_from_grid",
 ]
 # (N,3) float32 points to (N,) values. One that also has `on_grid(axis)`, `modeling.shape_grid_field.ShapeField` for one, is asked
-# by flat grid indices (N,) int64 instead.
+# by flat grid indices (N,) int64 instead. On the `device` of one that has it, the cells of the sparse modes are marched.
 Field = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int, int], None]
 # A field may be a network, whose matrix products round a row differently in a small batch. Sparse modes ask for few points
@@ -82,15 +82,15 @@ def extract_surface_with_report(
     check_mode(mode)
     if mode == "dense":
         grid = evaluate_grid(field, resolution, bound, chunk, progress)
-        marched = closed_marching_cubes(grid)
+        vertices, faces, _ = closed_marching_cubes(grid)
         report = ExtractionReport(mode, resolution, grid.size, [{"stride": 1, "evaluated": grid.size}])
     else:
         evaluate = grid_evaluator(field, resolution, bound, chunk, progress, ROW_MULTIPLE)
-        extraction = SparseExtraction(evaluate, resolution, mode, seed)
-        marched, report = extraction.run(), extraction.report
+        extraction = SparseExtraction(evaluate, resolution, mode, seed, getattr(field, "device", "cpu"))
+        (vertices, faces), report = extraction.run(), extraction.report
         if progress is not None:
             progress(report.points, report.points)
-    mesh = _placed(marched[0], marched[1], resolution, bound)
+    mesh = _placed(vertices, faces, resolution, bound)
     removed = 0
     if largest_only or min_component_fraction > 0.0:
         mesh, removed = _keep_components(mesh, largest_only, min_component_fraction)

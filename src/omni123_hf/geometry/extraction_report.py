@@ -15,8 +15,9 @@ class ExtractionReport:
 
     mode: as asked for. resolution: grid points a side. evaluated: points at which the field was asked, the audit's among
     them; `points` is what dense asks. levels: for each lattice that was visited its stride in grid steps and the points
-    that it cost. audited: points drawn at random among those that were left out, over all rounds. misses: those of them
-    whose sign was not the one they had been given. specks: single points whose six neighbours all have the other sign.
+    that it cost. audited: points that audits asked among those that were left out, over all rounds: corners of the cells drawn,
+    and points drawn. audited_cells: cells drawn at random among those with a corner left out. missed_cells: those of them with a
+    corner whose sign was not the one it had been given. misses: all such points that audits or later steps came upon. specks: single points whose six neighbours all have the other sign.
     escalations: why and to what the extraction went further than its mode begins with, in order; "dense" in the last one
     means that every point was evaluated. unresolved: the last audit still found misses (`fast` only).
     missed_share_bound: with 95 % confidence no greater share of the points left out has a wrong sign; 0 when none was
@@ -28,7 +29,9 @@ class ExtractionReport:
     evaluated: int = 0
     levels: list[dict[str, int]] = field(default_factory=list)
     audited: int = 0
+    audited_cells: int = 0
     misses: int = 0
+    missed_cells: int = 0
     specks: int = 0
     escalations: list[str] = field(default_factory=list)
     unresolved: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from skimage.measure import marching_cubes
@@ -14,29 +14,37 @@ from omni123_hf.errors import Omni123Error
 # would fall on one grid point, and a file reader that merges equal vertices would open the mesh.
 LEVEL_MARGIN = 1e-3
 REPAIR_ROUNDS = 8
-# Cells (N,3), by their low corners, to flat indices and values of those of their corners that were not known yet.
-Complete = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+OPEN_SURFACE = "marching cubes left open or crossing edges in this field; try another resolution"
+
+
+class Values(Protocol):
+    """Grid values by flat index, as a flat array has them."""
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray: ...
+
+    def __setitem__(self, places: np.ndarray, value: float) -> None: ...
 
 
 class EmptySurfaceError(Omni123Error):
     """The field is nowhere positive on the grid, so there is no surface."""
 
+    def __init__(
+        self,
+        message: str = "nothing is inside: the field is not positive anywhere on the grid; the tokens decode to "
+        "an empty shape, or the resolution is too low for it",
+    ):
+        super().__init__(message)
 
-def closed_marching_cubes(
-    grid: np.ndarray, complete: Complete | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+
+def closed_marching_cubes(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Vertices (V,3) in grid units, faces (F,3), normals out, of the positive region of a grid (R,R,R), always closed.
 
     The third is the grid whose surface it is: its border is outside, and contacts that no surface could pass between
-    are closed. Only the values of cells with a change of sign matter, and of cells beside a repair: where others are not
-    known, `complete` is asked before a repair looks at them.
+    are closed. `sparse_marching` gives the same of the cells that the surface passes through.
     """
     grid = np.array(grid, dtype=np.float32)
     if not (grid[1:-1, 1:-1, 1:-1] > 0).any():
-        raise EmptySurfaceError(
-            "nothing is inside: the field is not positive anywhere on the grid; the tokens decode to "
-            "an empty shape, or the resolution is too low for it"
-        )
+        raise EmptySurfaceError()
     step = _typical_step(grid)
     border = np.ones(grid.shape, dtype=bool)
     border[1:-1, 1:-1, 1:-1] = False
@@ -47,16 +55,12 @@ def closed_marching_cubes(
 
     for _ in range(REPAIR_ROUNDS):
         vertices, faces, _, _ = marching_cubes(grid, level=0.0, gradient_direction="ascent")
-        bad = _open_vertices(faces, len(vertices))
+        bad = open_vertices(faces, len(vertices))
         if not len(bad):
             break
-        if complete is not None:
-            flat, values = complete(_cells_around(vertices[bad], len(grid)))
-            values = np.where(border.reshape(-1)[flat], np.minimum(values, -step), values)
-            grid.reshape(-1)[flat] = np.where(np.abs(values) < margin, np.where(values > 0, margin, -margin), values)
-        _separate(grid, vertices[bad], step)
+        separate(grid.reshape(-1), vertices[bad], len(grid), step)
     else:
-        raise Omni123Error("marching cubes left open or crossing edges in this field; try another resolution")
+        raise Omni123Error(OPEN_SURFACE)
     return vertices, faces, grid
 
 
@@ -76,7 +80,7 @@ def _typical_step(grid: np.ndarray) -> float:
     return float(np.median(joined)) if len(joined) else float(np.abs(grid).max())
 
 
-def _open_vertices(faces: np.ndarray, count: int) -> np.ndarray:
+def open_vertices(faces: np.ndarray, count: int) -> np.ndarray:
     """Vertices of edges that are not shared by exactly two faces in opposite directions."""
     start, stop = faces.reshape(-1).astype(np.int64), np.roll(faces, -1, axis=1).reshape(-1).astype(np.int64)
     forward, times = np.unique(start * count + stop, return_counts=True)
@@ -85,7 +89,7 @@ def _open_vertices(faces: np.ndarray, count: int) -> np.ndarray:
     return np.unique(np.concatenate([bad // count, bad % count]))
 
 
-def _cells_around(vertices: np.ndarray, side: int) -> np.ndarray:
+def cells_around(vertices: np.ndarray, side: int) -> np.ndarray:
     """Low corners (N,3) of every cell that a repair at these vertices (grid units) may read or change."""
     low = np.unique(np.floor(vertices).astype(np.int64), axis=0)
     offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -93,12 +97,12 @@ def _cells_around(vertices: np.ndarray, side: int) -> np.ndarray:
     return np.unique(cells[((cells >= 0) & (cells <= side - 2)).all(axis=1)], axis=0)
 
 
-def _separate(grid: np.ndarray, vertices: np.ndarray, step: float) -> None:
+def separate(values: Values, vertices: np.ndarray, side: int, step: float) -> None:
     """Push the weakest outside values around the given vertices (grid units) inside, closing an ambiguous contact."""
-    last = len(grid) - 2
     for low in np.unique(np.floor(vertices).astype(np.int64), axis=0):
-        window = tuple(slice(max(i, 1), min(i + 2, last + 1)) for i in low)
-        block = grid[window]
+        x, y, z = (np.arange(max(i, 1), min(i + 2, side - 1)) for i in low)
+        places = ((x[:, None, None] * side + y[:, None]) * side + z).reshape(-1)
+        block = values[places]
         outside = block < 0
         if outside.any():
-            block[block == block[outside].max()] = 0.5 * step
+            values[places[block == block[outside].max()]] = 0.5 * step

@@ -9,50 +9,62 @@ point. Any doubt leads on: from `fast` to `safe`, from `safe` to the dense grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.audit import audit, missed_share_bound
+from omni123_hf.geometry.brick_grid import BrickGrid, finest, specks
 from omni123_hf.geometry.extraction_report import ExtractionReport
-from omni123_hf.geometry.marching import closed_marching_cubes
-from omni123_hf.geometry.sparse_grid import CORNERS, Evaluate, Lattice, Refinement, first_lattice, refine
+from omni123_hf.geometry.sparse_grid import Evaluate, Lattice, Refinement, corner_places, first_lattice, refine
+from omni123_hf.geometry.sparse_marching import any_outside, any_within, closed_marching_cells
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a mode begins: the stride of its first lattice, how cells are refined, how many points an audit draws.
+    """How a mode begins: the stride of its first lattice, how cells are refined, how many points and cells an audit draws.
 
-    An audit draws `audit_points`, or `audit_share` of the grid where that is less.
+    An audit draws `audit_points` points, or `audit_share` of the grid's where that is less, and `audit_cells` cells, or an eighth
+    of that share, as a cell has eight corners.
     """
 
     stride: int
     refinement: Refinement
     audit_points: int
+    audit_cells: int
     audit_share: float
+
+    def draws(self, side: int) -> tuple[int, int]:
+        """Cells and points that an audit of a grid of `side` points an axis draws."""
+        share = self.audit_share * side**3
+        return min(self.audit_cells, max(1, int(share / 8))), min(self.audit_points, max(1, int(share)))
 
 
 PLANS = {
-    "safe": Plan(2, Refinement(grow=1, slope=1.0), audit_points=30_000, audit_share=1 / 32),
-    "fast": Plan(4, Refinement(grow=0, slope=0.5), audit_points=4_096, audit_share=1 / 128),
+    "safe": Plan(2, Refinement(grow=1, slope=1.0), audit_points=30_000, audit_cells=8_192, audit_share=1 / 32),
+    "fast": Plan(4, Refinement(grow=0, slope=0.5), audit_points=4_096, audit_cells=1_024, audit_share=1 / 128),
 }
-Marched = tuple[np.ndarray, np.ndarray, np.ndarray]
+Marched = tuple[np.ndarray, np.ndarray]
 
 
 class SparseExtraction:
     """One extraction: `run()` gives what `closed_marching_cubes` gives for the dense grid; `report` says how."""
 
-    def __init__(self, evaluate: Evaluate, side: int, mode: str, seed: int = 0):
-        self.evaluate, self.side = evaluate, side
+    def __init__(self, evaluate: Evaluate, side: int, mode: str, seed: int = 0, device: str | torch.device = "cpu"):
+        self.evaluate, self.side, self.device = evaluate, side, device
         self.report = ExtractionReport(mode, side)
         self.rng = np.random.default_rng(seed)
 
     def run(self) -> Marched:
-        """Vertices in grid units, faces, and the grid. Raises `EmptySurfaceError` only after a dense evaluation."""
-        lattice = self._search(self.report.mode)
+        """Vertices in grid units and faces. Raises `EmptySurfaceError` only after a dense evaluation."""
+        grid = self._search(self.report.mode)
         marched = None
         while marched is None:
-            marched = self._march(lattice)
+            marched = self._march(grid)
         return marched
 
     def ask(self, flat: np.ndarray) -> np.ndarray:
@@ -60,100 +72,89 @@ class SparseExtraction:
         self.report.evaluated += len(flat)
         return self.evaluate(flat)
 
-    def _search(self, mode: str) -> Lattice:
-        """The finest lattice, closed, audited, and escalated where there was reason to."""
+    def _search(self, mode: str) -> BrickGrid:
+        """The whole grid, closed, audited, and escalated where there was reason to."""
         plan = PLANS[mode]
         before = self.report.evaluated
         lattice = first_lattice(self.side, plan.stride, self.ask)
-        before = self._level(lattice, before)
-        while lattice.stride > 1:
+        before = self._level(lattice.stride, before)
+        while lattice.stride > 2:
             lattice = refine(lattice, self.ask, plan.refinement)
-            before = self._level(lattice, before)
-        return self._check(lattice, plan, mode)
+            before = self._level(lattice.stride, before)
+        grid = finest(lattice, self.ask, plan.refinement)
+        self._level(grid.stride, before)
+        return self._check(grid, plan, mode)
 
-    def _check(self, lattice: Lattice, plan: Plan, mode: str) -> Lattice:
-        """Whether the lattice can be believed; the lattice to believe."""
-        inside = lattice.values > 0
-        if not inside[1:-1, 1:-1, 1:-1].any():
-            return self._dense(lattice, "nothing was found inside")
-        if inside.all():
-            return self._dense(lattice, "nothing was found outside")
+    def _check(self, grid: BrickGrid, plan: Plan, mode: str) -> BrickGrid:
+        """Whether the grid can be believed; the grid to believe."""
+        mixed = grid.mixed_cells()
+        if not any_within(grid, mixed):
+            return self._dense(grid, "nothing was found inside")
+        if not any_outside(grid, mixed):
+            return self._dense(grid, "nothing was found outside")
         for is_second in (False, True):
-            self.report.specks = lattice.specks()
+            self.report.specks = specks(grid, mixed)
             if mode == "safe" and self.report.specks:
-                return self._dense(
-                    lattice, f"{self.report.specks} features of one grid point, between which may be more"
-                )
-            if not self._audit(lattice, plan):
-                return lattice
+                return self._dense(grid, f"{self.report.specks} features of one grid point, between which may be more")
+            if not self._audit(grid, plan):
+                return grid
             if mode == "fast":
                 self.report.escalations.append("safe: the audit found misses")
-                return self._check(self._every_second(lattice), PLANS["safe"], "escalated")
+                return self._check(self._every_second(grid), PLANS["safe"], "escalated")
             if mode == "escalated":
                 # `fast` goes on once. What was found is followed, and the report says that there may be more.
                 self.report.unresolved, self.report.missed_share_bound = True, None
-                return lattice
+                return grid
             if not is_second:
-                self.report.escalations.append("audit: misses were followed, and as many points drawn again")
-        return self._dense(lattice, "the second audit found misses")
+                self.report.escalations.append("audit: misses were followed, and as many cells and points drawn again")
+            mixed = grid.mixed_cells()
+        return self._dense(grid, "the second audit found misses")
 
-    def _audit(self, lattice: Lattice, plan: Plan) -> int:
+    def _audit(self, grid: BrickGrid, plan: Plan) -> int:
         """Misses that a new audit finds; the surface they belong to is followed."""
-        count = min(plan.audit_points, max(1, int(plan.audit_share * self.side**3)))
-        audited, misses = audit(lattice, self.ask, count, self.rng)
-        unknown = lattice.known.size - int(lattice.known.sum())
-        self.report.audited += audited
-        self.report.misses += len(misses)
-        self.report.missed_share_bound = missed_share_bound(audited, unknown)
-        lattice.close(self.ask, misses)
-        return len(misses)
+        found = audit(grid, self.ask, *plan.draws(self.side), self.rng)
+        report = self.report
+        report.audited += found.asked
+        report.audited_cells += found.cells
+        report.missed_cells += found.missed_cells
+        report.misses += len(found.misses)
+        report.missed_share_bound = missed_share_bound(found.points, grid.left_out)
+        grid.close(self.ask, found.misses)
+        return len(found.misses)
 
-    def _every_second(self, lattice: Lattice) -> Lattice:
+    def _every_second(self, grid: BrickGrid) -> BrickGrid:
         """What `safe` evaluates beside what is known: every second point, and the cells that they name."""
         before = self.report.evaluated
-        coarse = lattice.every(2)
+        coarse: Lattice = grid.every_second()
         self.report.misses += len(coarse.ask(np.flatnonzero(~coarse.known), self.ask))
-        before = self._level(coarse, before)
-        fine = refine(coarse, self.ask, PLANS["safe"].refinement)
-        fine.values[lattice.known] = lattice.values[lattice.known]
-        fine.known |= lattice.known
-        fine.close(self.ask)
-        self._level(fine, before)
+        before = self._level(coarse.stride, before)
+        fine = finest(coarse, self.ask, PLANS["safe"].refinement, grid)
+        self._level(fine.stride, before)
         return fine
 
-    def _dense(self, lattice: Lattice, reason: str) -> Lattice:
+    def _dense(self, grid: BrickGrid, reason: str) -> BrickGrid:
         """Every point that is left."""
         self.report.escalations.append(f"dense: {reason}")
         before = self.report.evaluated
-        misses = lattice.ask(np.flatnonzero(~lattice.known), self.ask)
-        self.report.misses += len(misses)
+        self.report.misses += len(grid.ask_all(self.ask))
         self.report.missed_share_bound = 0.0
-        self._level(lattice, before)
-        return lattice
+        self._level(grid.stride, before)
+        return grid
 
-    def _level(self, lattice: Lattice, before: int) -> int:
-        self.report.levels.append({"stride": lattice.stride, "evaluated": self.report.evaluated - before})
+    def _level(self, stride: int, before: int) -> int:
+        self.report.levels.append({"stride": stride, "evaluated": self.report.evaluated - before})
         return self.report.evaluated
 
-    def _march(self, lattice: Lattice) -> Marched | None:
+    def _march(self, grid: BrickGrid | Lattice) -> Marched | None:
         """The surface, or None when a repair came upon points whose sign was not the one they had been given."""
-        wrong: list[np.ndarray] = []
+        changed: list[np.ndarray] = []
 
-        def complete(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            corners = (cells[:, None] + CORNERS).reshape(-1, 3)
-            places = np.unique((corners[:, 0] * self.side + corners[:, 1]) * self.side + corners[:, 2])
-            places = places[~lattice.known.reshape(-1)[places]]
-            wrong.append(lattice.ask(places, self.ask))
-            return places, lattice.values.reshape(-1)[places]
+        def complete(cells: np.ndarray) -> bool:
+            changed.append(grid.ask(np.unique(corner_places(cells, self.side)), self.ask))
+            return len(changed[-1]) > 0
 
-        try:
-            marched = closed_marching_cubes(lattice.values, complete)
-        except Omni123Error:
-            if not any(map(len, wrong)):
-                raise
-        changed = np.concatenate([np.empty(0, dtype=np.int64), *wrong])
-        if not len(changed):
-            return marched
-        self.report.misses += len(changed)
-        lattice.close(self.ask, changed)
-        return None
+        marched = closed_marching_cells(grid, complete, self.device)
+        if marched is None:
+            self.report.misses += len(changed[-1])
+            grid.close(self.ask, changed[-1])
+        return marched

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.ndimage import binary_dilation, maximum_filter
@@ -17,6 +18,9 @@ from scipy.ndimage import binary_dilation, maximum_filter
 # Flat indices (N,) of grid points, x slowest, to values (N,) float32.
 Evaluate = Callable[[np.ndarray], np.ndarray]
 CORNERS = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+# Points, and planes of cells, at a time where all at once would take more memory than what they are read from.
+PIECE = 2**18
+SLAB = 16
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,9 @@ class Lattice:
         x, y, z = places // n**2, places // n % n, places % n
         return (self.index[x] * self.side + self.index[y]) * self.side + self.index[z]
 
-    def every(self, stride: int) -> Lattice:
-        """A copy of every `stride`-th point of this lattice, which is the whole grid."""
-        index = lattice_index(self.side, stride)
-        window = np.ix_(index, index, index)
-        return Lattice(stride, self.side, index, self.values[window], self.known[window])
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Values (of the shape of `places`) at flat `places` on the lattice."""
+        return self.values.reshape(-1)[places]
 
     def ask(self, places: np.ndarray, evaluate: Evaluate) -> np.ndarray:
         """Evaluate flat `places` that are not known yet; returns those whose sign is not that of their fill."""
@@ -69,60 +71,86 @@ class Lattice:
 
     def mixed(self) -> np.ndarray:
         """Cells (n-1,n-1,n-1) with a change of sign, be it of the field itself or with the border outside."""
-        inside = self.values > 0
-        within = np.zeros_like(inside)
-        within[1:-1, 1:-1, 1:-1] = inside[1:-1, 1:-1, 1:-1]
-        return over_corners(inside, np.logical_or) & ~over_corners(within, np.logical_and)
+        return mixed_cells_of(self.values, first=True, last=True)
 
-    def close(self, evaluate: Evaluate, changed: np.ndarray | None = None) -> None:
-        """Evaluate until no cell with a change of sign has a corner that is not known.
-
-        changed: flat places whose sign is new since the lattice was closed; None: it never was.
-        """
-        if changed is None:
-            changed = self.ask(np.flatnonzero(corners_of(self.mixed()) & ~self.known), evaluate)
+    def mixed_cells(self) -> np.ndarray:
+        """Flat places (N,) of the low corners of the cells that are `mixed`, ascending."""
         n = len(self.index)
-        values = self.values.reshape(-1)
-        while len(changed):
-            # Only the eight cells around a point whose sign has changed can have become mixed.
-            corner = np.stack(np.unravel_index(changed, (n,) * 3), axis=1)
-            cells = (corner[:, None] - CORNERS).reshape(-1, 3)
-            cells = np.unique(cells[((cells >= 0) & (cells <= n - 2)).all(axis=1)], axis=0)
-            corners = cells[:, None] + CORNERS
-            places = (corners[..., 0] * n + corners[..., 1]) * n + corners[..., 2]
-            inside = values[places] > 0
-            within = inside & ((corners > 0) & (corners < n - 1)).all(axis=-1)
-            mixed = inside.any(axis=1) & ~within.all(axis=1)
-            changed = self.ask(np.unique(places[mixed]), evaluate)
+        x, y, z = np.nonzero(self.mixed())
+        return (x * n + y) * n + z
 
-    def specks(self) -> int:
-        """Points within the border whose six neighbours all have the other sign."""
-        inside = self.values > 0
-        middle = inside[1:-1, 1:-1, 1:-1]
-        alone = np.ones_like(middle)
-        for axis in range(3):
-            for shift in (slice(0, -2), slice(2, None)):
-                window = [slice(1, -1)] * 3
-                window[axis] = shift
-                alone &= inside[tuple(window)] != middle
-        return int(alone.sum())
+    def largest(self) -> float:
+        """The largest magnitude of a value."""
+        return float(np.abs(self.values).max())
+
+    def close(self, evaluate: Evaluate, changed: np.ndarray) -> None:
+        """Evaluate until no cell with a change of sign has a corner that is not known; `changed` as for `close`."""
+        close(self, len(self.index), evaluate, changed)
+
+
+class Points(Protocol):
+    """Values of a grid at flat places, some of which are known and the others filled."""
+
+    def take(self, places: np.ndarray) -> np.ndarray: ...
+
+    def ask(self, places: np.ndarray, evaluate: Evaluate) -> np.ndarray: ...
+
+
+def close(points: Points, side: int, evaluate: Evaluate, changed: np.ndarray) -> None:
+    """Evaluate until no cell with a change of sign has a corner that is not known.
+
+    side: points an axis. changed: flat places whose sign is new since this was so. Where every cell that had a change of sign
+    when the points were filled has been asked since, those whose sign was not that of their fill are enough.
+    """
+    while len(changed):
+        wrong = []
+        for start in range(0, len(changed), PIECE):
+            # Only the eight cells around a point whose sign has changed can have become mixed.
+            cells = cells_at(changed[start : start + PIECE], side)
+            places = corner_places(cells, side)
+            inside = points.take(places) > 0
+            mixed = inside.any(axis=1) & ~(inside & ~on_border(places, side)).all(axis=1)
+            wrong.append(points.ask(np.unique(places[mixed]), evaluate))
+        changed = np.concatenate(wrong)
+
+
+def cells_at(places: np.ndarray, side: int) -> np.ndarray:
+    """Flat places (M,) of the low corners of all cells that have any of `places` (N,) as a corner, ascending."""
+    corner = np.stack(np.unravel_index(places, (side,) * 3), axis=1)
+    low = (corner[:, None] - CORNERS).reshape(-1, 3)
+    low = low[((low >= 0) & (low <= side - 2)).all(axis=1)]
+    return np.unique((low[:, 0] * side + low[:, 1]) * side + low[:, 2])
+
+
+def corner_places(cells: np.ndarray, side: int) -> np.ndarray:
+    """Flat places (N,8) of the corners, in the order of `CORNERS`, of cells by the flat places of their low corners (N,)."""
+    return cells[:, None] + (CORNERS[:, 0] * side + CORNERS[:, 1]) * side + CORNERS[:, 2]
+
+
+def on_border(places: np.ndarray, side: int) -> np.ndarray:
+    """Whether flat places lie on the border of their grid."""
+    border = np.zeros(places.shape, dtype=bool)
+    for axis in (places // side**2, places // side % side, places % side):
+        border |= (axis == 0) | (axis == side - 1)
+    return border
 
 
 def first_lattice(side: int, stride: int, evaluate: Evaluate) -> Lattice:
     """The lattice of `stride`, evaluated at all its points."""
     index = lattice_index(side, stride)
-    values = evaluate(Lattice(stride, side, index, index, index).flat(np.arange(len(index) ** 3)))
     shape = (len(index),) * 3
-    return Lattice(stride, side, index, values.reshape(shape), np.ones(shape, dtype=bool))
+    lattice = Lattice(stride, side, index, np.empty(shape, dtype=np.float32), np.ones(shape, dtype=bool))
+    values = lattice.values.reshape(-1)
+    for start in range(0, len(values), PIECE):
+        stop = min(start + PIECE, len(values))
+        values[start:stop] = evaluate(lattice.flat(np.arange(start, stop)))
+    return lattice
 
 
 def refine(coarse: Lattice, evaluate: Evaluate, refinement: Refinement) -> Lattice:
     """The lattice of half the stride: evaluated in the cells that `refinement` names, filled elsewhere, then closed."""
     index = lattice_index(coarse.side, coarse.stride // 2)
-    nearest = np.searchsorted(coarse.index, index, side="right") - 1
-    above = np.minimum(nearest + 1, len(coarse.index) - 1)
-    cell = np.minimum(nearest, len(coarse.index) - 2)
-    nearest = np.where(coarse.index[above] - index < index - coarse.index[nearest], above, nearest)
+    nearest = nearest_on(coarse.index, index)
     fine = Lattice(
         coarse.stride // 2,
         coarse.side,
@@ -133,26 +161,59 @@ def refine(coarse: Lattice, evaluate: Evaluate, refinement: Refinement) -> Latti
     shared = np.searchsorted(index, coarse.index)
     fine.known[np.ix_(shared, shared, shared)] = coarse.known
     active = active_cells(coarse, refinement)
-    wanted = corners_of(active[np.ix_(cell[:-1], cell[:-1], cell[:-1])])
-    fine.ask(np.flatnonzero(wanted & ~fine.known), evaluate)
-    fine.close(evaluate)
+    cell = np.searchsorted(coarse.index, index[:-1], side="right") - 1
+    wanted = corners_of(active[np.ix_(cell, cell, cell)])
+    fine.close(evaluate, fine.ask(np.flatnonzero(wanted & ~fine.known), evaluate))
     return fine
 
 
 def active_cells(lattice: Lattice, refinement: Refinement) -> np.ndarray:
     """Cells (n-1,n-1,n-1) that the surface may pass through."""
-    active = lattice.mixed()
+    count = len(lattice.index) - 1
+    active = np.empty((count,) * 3, dtype=bool)
+    # In slabs with what lies around them: what is computed on the way would take several times the memory of the lattice.
+    halo = max(refinement.grow, 1)
+    for start in range(0, count, SLAB):
+        stop = min(start + SLAB, count)
+        low, high = max(start - halo, 0), min(stop + halo, count)
+        slab = _active_slab(lattice.values[low : high + 1], refinement, first=low == 0, last=high == count)
+        active[start:stop] = slab[start - low : stop - low]
+    return active
+
+
+def _active_slab(values: np.ndarray, refinement: Refinement, first: bool, last: bool) -> np.ndarray:
+    active = mixed_cells_of(values, first, last)
     if refinement.grow:
         active = binary_dilation(active, np.ones((3, 3, 3), dtype=bool), iterations=refinement.grow)
     if refinement.slope:
         fall = np.zeros(active.shape, dtype=np.float32)
         for axis in range(3):
             # Half a cell in each axis leads from the nearest corner to any point of the cell.
-            step = 0.5 * np.abs(np.diff(lattice.values, axis=axis))
+            step = 0.5 * np.abs(np.diff(values, axis=axis))
             fall += over_corners(step, np.maximum, [other for other in range(3) if other != axis])
-        closest = over_corners(np.abs(lattice.values), np.minimum)
+        closest = over_corners(np.abs(values), np.minimum)
         active |= closest <= refinement.slope * maximum_filter(fall, size=3, mode="nearest")
     return active
+
+
+def mixed_cells_of(values: np.ndarray, first: bool, last: bool) -> np.ndarray:
+    """Cells (m-1,n-1,n-1) of a slab (m,n,n) with a change of sign, or inside at the border, which counts as outside.
+
+    first, last: whether the slab begins and ends at the border.
+    """
+    inside = values > 0
+    within = inside.copy()
+    within[:, [0, -1]] = within[:, :, [0, -1]] = False
+    within[0] &= not first
+    within[-1] &= not last
+    return over_corners(inside, np.logical_or) & ~over_corners(within, np.logical_and)
+
+
+def nearest_on(index: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Which of the ascending coordinates `index` is nearest to each of `points`, which lie between; the lower of two."""
+    below = np.searchsorted(index, points, side="right") - 1
+    above = np.minimum(below + 1, len(index) - 1)
+    return np.where(index[above] - points < points - index[below], above, below)
 
 
 def lattice_index(side: int, stride: int) -> np.ndarray:
@@ -163,7 +224,7 @@ def lattice_index(side: int, stride: int) -> np.ndarray:
 def over_corners(points: np.ndarray, reduce: Callable[..., np.ndarray], axes: list[int] | None = None) -> np.ndarray:
     """Reduce the corners of every cell, one axis after the other."""
     for axis in range(3) if axes is None else axes:
-        low, high = [slice(None)] * 3, [slice(None)] * 3
+        low, high = [slice(None)] * points.ndim, [slice(None)] * points.ndim
         low[axis], high[axis] = slice(0, -1), slice(1, None)
         points = reduce(points[tuple(low)], points[tuple(high)])
     return points
