@@ -86,7 +86,9 @@ def folded_weights(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None
         return weight, bias
     for name in _adding(layer):
         # Rounded to the type of W after each adapter, as when they are merged one by one.
-        weight = (weight + layer.get_delta_weight(name).to(weight.device)).to(plain.weight.dtype)
+        delta = layer.get_delta_weight(name).to(weight.device)
+        # PEFT rounds before the sum for embeddings, and after it for linear layers.
+        weight = weight + delta.to(weight) if isinstance(plain, nn.Embedding) else (weight + delta).to(weight.dtype)
         if layer.lora_bias.get(name):
             added = layer.lora_B[name].bias * layer.scaling[name]
             bias = added.to(weight) if bias is None else bias + added.to(bias)
