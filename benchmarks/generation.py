@@ -31,7 +31,6 @@ from statistics import median
 from typing import Any
 
 import torch
-
 from generation_memory import memory_account, print_account
 
 from omni123_hf.modeling import Omni123Config, Omni123ForConditionalGeneration, Step
