@@ -12,6 +12,7 @@ Random weights, float32 on the CPU and bfloat16 on CUDA, guidance 5 (two rows a 
 - prefill: the prompt up to the first code, beside a pass over all positions of the finished sequence, as a loop that fills a
   whole static buffer runs it.
 - batch: codes a second, prompts included, of 4 prompts beside 1, and of 4 samples of 1 prompt.
+- memory: bytes held, computed from shapes (`generation_memory.py`); alone it allocates no model.
 - long: seconds a code at the start and at the end of a chain of 7,245 positions. The end is reached by forcing what comes before.
 
 Roofline: bytes and FLOPs of a step are computed from shapes (weights of the generation stream and the head, keys and values at
@@ -30,13 +31,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from generation_memory import memory_account, print_account
 
 from omni123_hf.modeling import Omni123Config, Omni123ForConditionalGeneration, Step
 from omni123_hf.modeling.decoder_weights_omni123 import DECODE_WEIGHTS
 from omni123_hf.modeling.generation_fast_omni123 import decoder_of, release_decoder
 
 
-PARTS = ("decode", "prefill", "batch", "long")
+PARTS = ("memory", "decode", "prefill", "batch", "long")
 CHAIN = 7245
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {**Omni123Config.mini().to_dict(), "text_embed_dim": 128, "text_embed_dim_2": 128},
@@ -294,6 +296,14 @@ def report(result: dict[str, Any]) -> None:
         )
 
 
+def save(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=tuple(SIZES), default="reduced")
@@ -314,6 +324,17 @@ def main() -> None:
         raise SystemExit("skipped: --device cuda needs a CUDA device, and torch finds none here.")
     if options.threads:
         torch.set_num_threads(options.threads)
+    account = None
+    if "memory" in parts:
+        # As on a GPU, and as on a CPU.
+        config = Omni123Config(**SIZES[options.size])
+        account = [memory_account(config, torch.bfloat16, False), memory_account(config, torch.float32, True)]
+        for each in account:
+            print_account(each)
+        parts.remove("memory")
+        if not parts:
+            save(options.out, {"size": options.size, "memory": account})
+            return
     bench = Bench(options.size, options.device)
     tokens = options.tokens or bench.config.num_shape_tokens
     weights = options.weights or (list(DECODE_WEIGHTS) if options.device == "cpu" else ["model", "int8"])
@@ -335,14 +356,12 @@ def main() -> None:
         "batch": lambda: measure_batch(bench, tokens, options.repeats),
         "long": lambda: measure_long(bench, min(tokens, 64), options.repeats),
     }
+    if account is not None:
+        result["memory"] = account
     for part in parts:
         result[part] = measures[part]()
         report({part: result[part]})
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = options.out.with_suffix(".partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        partial.replace(options.out)
+    save(options.out, result)
 
 
 if __name__ == "__main__":

@@ -312,19 +312,6 @@ def test_what_cannot_be_fast_is_said(model, caplog):
         run(num_samples=0)
 
 
-def test_adapters_decode_plainly(model):
-    peft = pytest.importorskip("peft")
-    plan = generation_plan(get_task("text-to-3d"), model.config)
-    before = model.generate_plan(plan, **make_text(), engine="fast")
-    config = peft.LoraConfig(r=2, target_modules=r".*generation_qkv\.v_proj", init_lora_weights=False)
-    adapted = peft.inject_adapter_in_model(config, model).eval()
-    with pytest.raises(Omni123Error, match=r"generation_qkv\.v_proj is a Linear"):
-        adapted.generate_plan(plan, **make_text(), engine="fast")
-    found = adapted.generate_plan(plan, **make_text(), engine="auto")
-    assert_same(found, adapted.generate_plan(plan, **make_text()))
-    assert not torch.equal(found["shape"], before["shape"])
-
-
 def test_callback_sees_every_code(model):
     seen = []
     plan = make_plan("text-to-image-to-3d", model.config)

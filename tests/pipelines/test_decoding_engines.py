@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from omni123_hf.errors import Omni123Error
+from omni123_hf.modeling import generation_fast_omni123 as fast
 
 
 def test_engines_agree_and_wrong_names_are_refused(tiny_pipeline):
@@ -22,3 +23,12 @@ def test_engines_agree_and_wrong_names_are_refused(tiny_pipeline):
             tiny_pipeline.set_decoding("plain", "int8")
     finally:
         tiny_pipeline.set_decoding()
+
+
+def test_a_released_decoder_is_made_anew(tiny_pipeline):
+    run = lambda: tiny_pipeline("a round table", output_type="tokens", seed=0).shape_tokens  # noqa: E731
+    first = run()
+    assert tiny_pipeline.transformer in fast._decoders
+    tiny_pipeline.release_decoder()
+    assert tiny_pipeline.transformer not in fast._decoders
+    assert torch.equal(run(), first)

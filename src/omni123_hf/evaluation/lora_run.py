@@ -41,7 +41,7 @@ def measure(
     """Figures of both domains before and after, what they stand on, and the picture of the new domain."""
     pipeline = Omni123TextTo3DPipeline.from_pretrained(base.folder, verify_hashes=False).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    # One engine before and after: the fast one wants adapters merged into the weights.
+    # One engine before and after, whatever the adapter is.
     pipeline.set_decoding("plain")
     domains = {NEW: domain, **({OLD: old} if old is not None else {})}
     wanted = {name: references(pipeline, each, resolution) for name, each in domains.items()}

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .adapters_omni123 import folded_weights
 from .blocks_omni123 import rotary_tables
-from .decoder_weights_omni123 import LayerWeights, WeightStamp, fuse_layer, linear_maker
+from .decoder_weights_omni123 import LayerWeights, WeightStamp, fuse_layer, joined, linear_maker
 
 
 BUCKET = 256
@@ -86,7 +87,9 @@ class FastDecoder:
     def __init__(self, model: Any, weights: str = "model", static: bool | None = None, compile_step: bool = False):
         config = model.config
         self.weights, self.compile_step = weights, compile_step
-        self.device, self.dtype = model.device, model.embed_tokens.weight.dtype
+        # PEFT's wrappers have no weight of their own.
+        table = folded_weights(model.embed_tokens)[0].detach()
+        self.device, self.dtype = model.device, table.dtype
         self.uses_graphs = self.device.type == "cuda"
         self.static = compile_step or (self.uses_graphs if static is None else static)
         self.heads, self.head_dim = config.num_attention_heads, config.head_dim
@@ -102,10 +105,12 @@ class FastDecoder:
         ]
         self.norm_eps = torch.full((1,), self.qk_eps, device=self.device)
         heads = {"shape": model.shape_head, "image": model.image_head}
-        self.logit_heads = {name: make(head.weight.detach(), None) for name, head in heads.items() if head is not None}
+        self.logit_heads = {name: make(*joined([head])) for name, head in heads.items() if head is not None}
+        projections = {"shape": model.shape_code_proj, "image": model.image_code_proj}
+        folded = {name: (None, None) if each is None else folded_weights(each) for name, each in projections.items()}
         self.embeddings = {
-            "shape": (model.embed_tokens.weight, model.shape_code_table, model.shape_code_proj, 0),
-            "image": (model.embed_tokens.weight, model.image_code_table, model.image_code_proj, config.image_offset),
+            "shape": (table, model.shape_code_table, *folded["shape"], 0),
+            "image": (table, model.image_code_table, *folded["image"], config.image_offset),
         }
         self.stamp = WeightStamp(model)
         self.null_prompt: tuple[Any, Prompt] | None = None
@@ -232,11 +237,13 @@ class FastDecoder:
 
     def embed_code(self, code: torch.Tensor, modality: str) -> torch.Tensor:
         """Embeds local codes `(B,)` of one modality as `(B, hidden)`: what `embed_ids` gives for them."""
-        table, vectors, projection, offset = self.embeddings[modality]
+        table, vectors, projection, bias, offset = self.embeddings[modality]
         embeds = F.embedding(code + offset if offset else code, table)
         if vectors is None or projection is None:
             return embeds
-        return torch.addmm(embeds, F.embedding(code, vectors.to(self.dtype)), projection.weight.t())
+        # Only adapters bring a bias.
+        embeds = embeds if bias is None else embeds + bias
+        return torch.addmm(embeds, F.embedding(code, vectors.to(self.dtype)), projection.t())
 
     def step(self, session: Session, code: torch.Tensor, read_as: str, modality: str) -> torch.Tensor:
         """Feeds the last codes `(B,)` of modality `read_as`, local; returns logits `(R, K)` over `modality`."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import Omni123Error
+from .adapters_omni123 import adapter_state, folded_weights, plain_module, why_not_foldable
 from .blocks_omni123 import HeadRMSNorm, StreamOutput, StreamQKV
 
 
@@ -114,22 +115,25 @@ class LayerWeights:
         return sum(linear.nbytes for linear in (self.qkv, self.out, self.gate_up, self.down))  # type: ignore[attr-defined]
 
 
-def _joined(parts: list[nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    weight = torch.cat([part.weight.detach() for part in parts])
-    if all(part.bias is None for part in parts):
-        return weight, None
-    return weight, torch.cat(
-        [part.weight.new_zeros(part.out_features) if part.bias is None else part.bias.detach() for part in parts]
-    )
+def joined(parts: list[nn.Module]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weights and biases of several modules under one another, adapters folded in."""
+    weights, biases = zip(*map(folded_weights, parts), strict=True)
+    bias = None
+    if any(each is not None for each in biases):
+        bias = torch.cat(
+            [w.new_zeros(w.shape[0]) if b is None else b.detach() for w, b in zip(weights, biases, strict=True)]
+        )
+    return weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights]), bias
 
 
 def fuse_layer(qkv: StreamQKV, out: StreamOutput, make: Callable[..., Linear], num_heads: int) -> LayerWeights:
-    query, key = (norm.weight.detach().float().expand(num_heads, -1) for norm in (qkv.q_norm, qkv.k_norm))
+    norms = (folded_weights(norm)[0] for norm in (qkv.q_norm, qkv.k_norm))
+    query, key = (weight.detach().float().expand(num_heads, -1) for weight in norms)
     return LayerWeights(
-        qkv=make(*_joined([qkv.qk_proj, qkv.v_proj])),
-        out=make(*_joined([out.o_proj])),
-        gate_up=make(*_joined([out.gate_proj, out.up_proj])),
-        down=make(*_joined([out.down_proj])),
+        qkv=make(*joined([qkv.qk_proj, qkv.v_proj])),
+        out=make(*joined([out.o_proj])),
+        gate_up=make(*joined([out.gate_proj, out.up_proj])),
+        down=make(*joined([out.down_proj])),
         # The scale of attention, 1 / sqrt(head_dim), goes with the query.
         norm=torch.cat([query * query.shape[1] ** -0.5, key]).contiguous(),
     )
@@ -153,6 +157,9 @@ def why_not_fast(model: Any) -> str | None:
         return "it is in training mode"
     places = set()
     for name, module in read_parts(model):
+        if (reason := why_not_foldable(module)) is not None:
+            return f"its {name} {reason}"
+        module = plain_module(module)
         if type(module) not in (nn.Linear, nn.Embedding, HeadRMSNorm):
             return (
                 f"its {name} is a {type(module).__name__}, whose weights are not plain ones (an adapter, or quantised)"
@@ -173,11 +180,13 @@ def why_not_fast(model: Any) -> str | None:
 
 
 class WeightStamp:
-    """What weights a decoder was made of: places, counters of in-place changes, and sampled entries of every tensor."""
+    """What weights a decoder was made of: places, counters of in-place changes, and sampled entries of every tensor; and which
+    adapters count how strongly."""
 
     def __init__(self, model: Any):
         tensors = [*model.parameters(), *model.buffers()]
         self.places = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape) for tensor in tensors]
+        self.adapters = adapter_state(model)
         flat = [tensor.detach().reshape(-1) for tensor in tensors]
         self.entries = torch.cat([part[:: max(1, part.numel() // SAMPLED_ENTRIES)].float() for part in flat])
 
@@ -185,6 +194,7 @@ class WeightStamp:
         return (
             isinstance(other, WeightStamp)
             and self.places == other.places
+            and self.adapters == other.adapters
             and self.entries.device == other.entries.device
             and torch.equal(self.entries, other.entries)
         )

@@ -29,6 +29,7 @@ from omni123_hf.geometry.health import mesh_health
 from omni123_hf.geometry.postprocess import FinishSettings, finish_mesh
 from omni123_hf.modeling.decoder_weights_omni123 import DECODE_WEIGHTS
 from omni123_hf.modeling.decoding import decode_pictures, shape_field
+from omni123_hf.modeling.generation_fast_omni123 import release_decoder
 from omni123_hf.modeling.generation_omni123 import ENGINES, GenerationProgress
 
 # diffusers finds a third-party component class only in a module that is imported already.
@@ -423,6 +424,11 @@ class Omni123PipelineBase(LoraLoaderMixin, DiffusionPipeline):
         if weights != "model" and engine == "plain":
             raise Omni123Error(f"weights {weights!r} belong to the fast engine; leave engine out")
         self._decoding = (engine, weights)
+
+    def release_decoder(self) -> None:
+        """Frees what the fast engine holds beside the transformer: its copy of weights, and keys and values (docs/performance.md).
+        The next generation makes it anew."""
+        release_decoder(self.transformer)
 
     def guidance(self, scale: float | None, schedule: str | None) -> tuple[float, Any]:
         """Scale and schedule, the checkpoint's own where None."""
