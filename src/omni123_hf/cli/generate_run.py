@@ -193,10 +193,10 @@ def with_previews(pipeline: Any, every: int, out: Path, callbacks: dict[str, Any
     from omni123_hf.pipelines.preview_callback import PreviewCallback
 
     def write(mesh: Any, step: int, total: int, row: int) -> None:
-        if mesh is not None and row == 0:
+        if mesh is not None:
             export_glb(mesh, out / PREVIEW_MESH, {"step": step, "total": total})
 
-    preview = PreviewCallback(pipeline, write, every=every, then=callbacks.get("callback_on_step_end"))
+    preview = PreviewCallback(pipeline, write, every=every, rows=1, then=callbacks.get("callback_on_step_end"))
     return {**callbacks, "callback_on_step_end": preview}
 
 
