@@ -1,4 +1,5 @@
-"""End to end in headless Chromium: a prompt, a picture, a rendered model, an edit, a download, and not one request elsewhere.
+"""End to end in headless Chromium: a prompt, a picture, a rendered model, an edit, a download, and not one request elsewhere;
+previews and Cancel; loading the page again, and a second tab.
 
 `OMNI123_SCREENSHOTS=docs/images` writes the documentation's pictures; `OMNI123_CHROMIUM` names another browser.
 """
@@ -6,13 +7,14 @@
 import io
 import os
 import shutil
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import trimesh
-from app_server import extras
+from app_server import extras, until
 from PIL import Image
 
 
@@ -20,6 +22,7 @@ pytest.importorskip("gradio", minversion="6.0", reason="the app needs the extra 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
 
 from omni123_hf.app.build_app import serve  # noqa: E402
+from omni123_hf.app.jobs import Job  # noqa: E402
 from omni123_hf.pipelines import load_pipeline  # noqa: E402
 
 
@@ -68,7 +71,7 @@ def test_from_a_prompt_to_an_edited_mesh(browser, server, tmp_path):
 
     for tab in ("Edit", "Generate"):
         page.get_by_role("tab", name=tab, exact=True).click()
-        set_resolution(page)
+        set_number(page, "Resolution", RESOLUTION)
     page.fill("#generate-prompt textarea", PROMPT)
     page.click("#generate-start")
     wait_for_text(page, "#generate-status", "Done in")
@@ -109,11 +112,133 @@ def test_from_a_prompt_to_an_edited_mesh(browser, server, tmp_path):
     until_gone(folder)
 
 
-def set_resolution(page) -> None:
+@pytest.fixture
+def balls(tiny_pipeline, monkeypatch):
+    """A server whose shapes are balls: random weights give no reliable surface. Here everything is quick but the browser."""
+    monkeypatch.setattr(
+        "omni123_hf.modeling.modeling_shape_tokenizer.Omni123ShapeTokenizer.query",
+        lambda self, latents, queries: 0.7 - queries.norm(dim=-1),
+    )
+    with serve(tiny_pipeline, "tiny", grace=30.0) as running:
+        yield running
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """A job waits at its preview until this is set: however slow the browser is, it can look at it."""
+    event, step = threading.Event(), Job.on_step
+
+    def held(job, *arguments):
+        step(job, *arguments)
+        if job.preview is not None:
+            event.wait(WAIT / 1000)
+
+    monkeypatch.setattr(Job, "on_step", held)
+    yield event
+    event.set()
+
+
+@pytest.mark.slow
+def test_previews_and_cancel(browser, balls, seen):
+    requests, problems = [], []
+    page = browser.new_page(viewport={"width": 1360, "height": 900})
+    page.set_default_timeout(WAIT)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(balls.url)
+
+    def files() -> list[Path]:
+        return list(balls.service.sessions.root.rglob("preview_*.glb"))
+
+    def asked(part: str) -> bool:
+        page.wait_for_timeout(50)
+        return any(part in url for url in requests)
+
+    # Off at first: no preview comes. The result is what Cancel leads back to.
+    page.fill("#generate-prompt textarea", PROMPT)
+    page.click("#generate-start")
+    wait_for_text(page, "#generate-status", "Done in")
+    wait_for_pixels(page, "#generate-model canvas")
+    assert not asked("/preview_")
+    facts = page.inner_text("#generate-facts")
+
+    for cancels in (True, False):
+        requests.clear()
+        set_number(page, "Preview every N tokens", 4)
+        page.click("#generate-start")
+        until(lambda: asked("/preview_20.glb"))
+        wait_for_pixels(page, "#generate-model canvas")
+        assert "shape tokens 20 of 24" in page.inner_text("#generate-status") and len(files()) == 1
+        requests.clear()
+        if cancels:
+            page.click("#generate-cancel")
+            wait_for_text(page, "#generate-status", "Cancelled.")
+        seen.set()
+        if not cancels:
+            wait_for_text(page, "#generate-status", "Done in")
+        # The viewer shows what facts and downloads belong to.
+        until(lambda: asked("_seed0.glb"))
+        wait_for_pixels(page, "#generate-model canvas")
+        until(lambda: page.wait_for_timeout(50) or not files())
+        assert page.inner_text("#generate-facts") == facts
+        seen.clear()
+    assert not problems
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_page_that_is_loaded_again_keeps_its_tree_and_another_tab_has_its_own(browser, balls):
+    context = browser.new_context(viewport={"width": 1360, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(balls.url)
+    page.fill("#generate-prompt textarea", PROMPT)
+    page.click("#generate-start")
+    wait_for_text(page, "#generate-status", "Done in")
+    page.click("#generate-edit")
+    wait_for_text(page, "#edit-status", "State 0 of 0")
+    for number, instruction in enumerate(("make it taller", "add a handle"), 1):
+        page.fill("#edit-instruction textarea", instruction)
+        page.click("#edit-start")
+        wait_for_text(page, "#edit-status", f"State {number} of {number}")
+    page.click("#edit-undo")
+    wait_for_text(page, "#edit-status", "State 1 of 2")
+    history = page.inner_text("#edit-history")
+
+    page.reload()
+    wait_for_text(page, "#generate-status", "Done in")
+    wait_for_pixels(page, "#generate-model canvas")
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    wait_for_text(page, "#edit-status", "State 1 of 2")
+    assert page.inner_text("#edit-history") == history and "add a handle" in history
+    wait_for_pixels(page, "#edit-model canvas")
+
+    # Opened from the page itself, another tab begins with a copy of its storage.
+    with context.expect_page() as opened:
+        page.evaluate("window.open(location.href)")
+    other = opened.value
+    other.set_default_timeout(WAIT)
+    other.get_by_role("tab", name="Edit", exact=True).click()
+    wait_for_text(other, "#edit-status", "No shape yet")
+    assert other.evaluate("sessionStorage.length") and "start" not in other.inner_text("#edit-history")
+    other.close()
+
+    # The first goes on where it was, and once more after another reload.
+    page.fill("#edit-instruction textarea", "make it wider")
+    page.click("#edit-start")
+    wait_for_text(page, "#edit-status", "State 3 of 3")
+    page.reload()
+    page.get_by_role("tab", name="Edit", exact=True).click()
+    wait_for_text(page, "#edit-status", "State 3 of 3")
+    assert "make it wider" in page.inner_text("#edit-history")
+    context.close()
+
+
+def set_number(page, label: str, value: int) -> None:
     panel = page.get_by_role("tabpanel").filter(visible=True)
     panel.get_by_role("button", name="More settings").click()
-    box = panel.get_by_label("number input for Resolution")
-    box.fill(str(RESOLUTION))
+    box = panel.get_by_label(f"number input for {label}")
+    box.fill(str(value))
     box.press("Tab")
     panel.get_by_role("button", name="More settings").click()
 

@@ -37,7 +37,7 @@ def test_files_go_some_time_after_the_client_left(tmp_path):
         pass
     sessions.leave("one")
     sessions.leave("never seen")
-    assert wait_for(lambda: not one.folder.exists()) and not path.exists()
+    assert wait_for(lambda: not one.folder.exists() and not path.exists())
     assert other.folder.exists() and len(sessions) == 1
     sessions.close()
     assert not sessions.root.exists() and not sessions.uploads.exists()
@@ -98,6 +98,40 @@ def test_a_folder_of_work_that_failed_goes_at_once(tmp_path):
         (folder / "half.glb").write_text("half")
         raise KeyError
     assert not folder.exists()
+    sessions.close()
+
+
+def test_a_page_that_is_loaded_again_keeps_its_session(tmp_path):
+    sessions = Sessions(tmp_path, ttl=60, grace=0.2)
+    page, job = "0f" * 16, Job()
+    session = sessions.resume(page, "first")
+    session.samples["generate"] = []
+    session.tree = object()
+    with sessions.working("first", job):
+        # The new page may ask before the server hears that the old one is gone, and that then means nothing.
+        assert sessions.resume(page, "second") is session and job.cancelled
+        sessions.leave("first")
+    time.sleep(0.5)
+    assert sessions.get("second") is session and len(sessions) == 1
+    sessions.leave("second")
+    assert sessions.resume(page, "third") is session
+    time.sleep(0.5)
+    assert sessions.get("third") is session
+    sessions.close()
+
+
+def test_another_tab_and_a_wrong_secret_have_a_session_of_their_own(tmp_path):
+    sessions = Sessions(tmp_path, ttl=60, grace=60)
+    session = sessions.resume("0f" * 16, "first")
+    session.tree = object()
+    for key, page in (("other", "1e" * 16), ("none", None), ("short", "0f"), ("list", ["0f" * 16])):
+        assert sessions.resume(page, key).tree is None
+    # A client that has begun something keeps it.
+    busy = sessions.get("busy")
+    busy.tree = object()
+    assert sessions.resume("0f" * 16, "busy") is busy and sessions.get("first") is session
+    with pytest.raises(Omni123Error, match="session_hash"):
+        sessions.resume("0f" * 16, None)
     sessions.close()
 
 

@@ -83,6 +83,9 @@ def test_damaged_or_missing_sets_are_named(evaluation_set, tmp_path):
     (tmp_path / "arrays.npz").write_bytes(arrays[: len(arrays) // 2])
     with pytest.raises(Omni123Error, match="cannot be read"):
         EvaluationSet.load(tmp_path)
+    np.savez_compressed(tmp_path / "arrays.npz", surface=evaluation_set.surface)
+    with pytest.raises(Omni123Error, match="cannot be read"):
+        EvaluationSet.load(tmp_path)
 
 
 def test_corpus_counts_and_attribution(box_store):

@@ -11,8 +11,9 @@ import trimesh
 from PIL import Image
 
 from omni123_hf.errors import Omni123Error
-from omni123_hf.geometry.blender import BlenderRenderer, linear_from_srgb, linear_levels
+from omni123_hf.geometry.blender import BlenderRenderer, linear_levels
 from omni123_hf.geometry.cameras import get_camera, random_camera
+from omni123_hf.geometry.color_space import linear_from_srgb
 from omni123_hf.geometry.lighting import DEFAULT_LIGHTING, Lighting, random_lighting
 from omni123_hf.geometry.rendering import SoftwareRenderer
 

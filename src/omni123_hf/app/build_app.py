@@ -12,8 +12,9 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import _StaticFiles
 
-from omni123_hf.app import api, tab_edit, tab_generate, tab_image_to_3d, tab_multi_view
+from omni123_hf.app import api, reload, tab_edit, tab_generate, tab_image_to_3d, tab_multi_view
 from omni123_hf.app.models import Models
+from omni123_hf.app.reload import Again
 from omni123_hf.app.service import Limits, Service
 from omni123_hf.app.sessions import GRACE, TTL, Sessions
 from omni123_hf.errors import Omni123Error
@@ -43,14 +44,19 @@ def build_app(service: Service) -> gr.Blocks:
             f"# {TITLE}\nText, images and 3D shapes in one model. Checkpoint `{models.name}`, {models.revision}."
         )
         with gr.Tabs(selected="generate") as tabs:
-            with gr.Tab("Generate", id="generate"):
-                to_edit = [tab_generate.build(service)]
-            with gr.Tab("Image to 3D", id="image-to-3d"):
-                to_edit.append(tab_image_to_3d.build(service))
-            with gr.Tab("Multi-view", id="multi-view"):
-                to_edit.append(tab_multi_view.build(service))
-            with gr.Tab("Edit", id="edit"):
-                tab_edit.build(service, tabs, to_edit)
+            with gr.Tab("Generate", id="generate") as first:
+                made = [tab_generate.build(service)]
+            with gr.Tab("Image to 3D", id="image-to-3d") as second:
+                made.append(tab_image_to_3d.build(service))
+            with gr.Tab("Multi-view", id="multi-view") as third:
+                made.append(tab_multi_view.build(service))
+            with gr.Tab("Edit", id="edit") as last:
+                history = tab_edit.build(service, tabs, [to_edit for to_edit, _ in made])
+        again = [
+            Again(panel.tab, tab, panel.again, panel.outputs, panel.model)
+            for tab, (_, panel) in zip((first, second, third), made, strict=True)
+        ]
+        reload.build(service, app, [*again, Again(tab_edit.TAB, last, *history)])
 
         def leave(request: gr.Request) -> None:
             service.sessions.leave(request.session_hash)

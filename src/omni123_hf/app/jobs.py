@@ -8,6 +8,7 @@ after at most one token or one chunk of the surface.
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 
@@ -21,11 +22,15 @@ class JobCancelled(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """stage: what is being done, for people. done of total: tokens, or points of the surface grid; total 0: unknown."""
+    """stage: what is being done, for people. done of total: tokens, or points of the surface grid; total 0: unknown.
+
+    preview: GLB of the shape so far, on this machine; for the pages, not in the answers of the HTTP API.
+    """
 
     stage: str
     done: int = 0
     total: int = 0
+    preview: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {"stage": self.stage, "done": self.done, "total": self.total}
@@ -36,6 +41,7 @@ class Job:
 
     def __init__(self) -> None:
         self.progress = Progress("waiting for the model")
+        self.preview: Path | None = None
         self._cancelled = threading.Event()
 
     @property
@@ -56,13 +62,9 @@ class Job:
         self.progress = Progress(text)
 
     def on_step(self, pipeline: Any, step: int, total: int, facts: dict[str, Any]) -> None:
-        """`callback_on_step_end` of a pipeline.
-
-        A preview belongs here: `facts["codes"]` are the codes of the segment so far; decoded, they can travel to the browser in
-        `Progress`, which every tab shows while it waits.
-        """
+        """`callback_on_step_end` of a pipeline."""
         self.check()
-        self.progress = Progress(f"{facts['modality']} tokens", step, total)
+        self.progress = Progress(f"{facts['modality']} tokens", step, total, self.preview)
 
     def on_extraction(self, done: int, total: int) -> None:
         """`callback_on_extraction` of a pipeline."""

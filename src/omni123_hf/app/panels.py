@@ -1,6 +1,7 @@
 """What the tabs share: the settings of a job, the panel that shows its progress and its samples, and how a handler follows it."""
 
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -22,7 +23,7 @@ QUEUED: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
 class SettingsForm:
-    """Seed, guidance, temperature, resolution and, if wanted, the number of samples; `inputs` in the order of `Service.settings`."""
+    """Seed, guidance, temperature, resolution, previews and, if wanted, the number of samples; `inputs` in this order."""
 
     def __init__(self, service: Service, with_samples: bool = True):
         limits = service.limits
@@ -48,7 +49,13 @@ class SettingsForm:
                 32, min(192, limits.max_resolution), value=64, step=8, label="Resolution",
                 info="Points on a side of the grid that the surface is taken from. Double is eight times slower.",
             )  # fmt: skip
-        self.inputs: list[Any] = [self.seed, self.guidance, self.temperature, self.resolution]
+            tokenizer = getattr(service.models.base, "shape_tokenizer", None)
+            self.previews = gr.Slider(
+                0, 64 if tokenizer is None else tokenizer.config.num_latents, value=0, step=limits.min_preview,
+                label="Preview every N tokens",
+                info="A coarse look at the unfinished shape in the viewer; it is rough, and costs time. 0: off.",
+            )  # fmt: skip
+        self.inputs: list[Any] = [self.seed, self.guidance, self.temperature, self.resolution, self.previews]
         if with_samples:
             self.inputs.append(self.samples)
         # In the browser: nothing is computed here.
@@ -86,21 +93,30 @@ class ResultPanel:
             self.mesh_file = gr.DownloadButton("Download GLB", interactive=False, elem_id=f"{tab}-glb")
             self.record_file = gr.DownloadButton("Download record", interactive=False, elem_id=f"{tab}-record")
         shown = [self.status, self.picture, self.facts, self.mesh_file, self.record_file]
-        self.outputs = [*shown, self.choice]
+        self.outputs = [*shown, self.choice, self.model]
         self.choice.input(
             self._choose, self.choice, [*shown, self.model], preprocess=False, queue=False, show_progress="hidden",
             **PRIVATE,
         )  # fmt: skip
 
-    def waiting(self, status: str) -> list[Any]:
-        """The status alone changes."""
-        return [status, *[gr.skip()] * (len(self.outputs) - 1)]
+    def waiting(self, status: str, preview: Path | None = None) -> list[Any]:
+        """The status alone changes, and the viewer where there is a preview."""
+        return [status, *[gr.skip()] * (len(self.outputs) - 2), shown_preview(preview)]
 
     def show(self, samples: list[Sample]) -> list[Any]:
-        """Everything, for the first of the samples."""
+        """Everything but the model (`show_model`), for the first of the samples."""
         names = [choice_name(sample, place) for place, sample in enumerate(samples)]
         choices = [(name, place) for place, name in enumerate(names)]
-        return [*self.updates(samples[0]), gr.Radio(choices=choices, value=0, visible=len(samples) > 1)]
+        return [*self.updates(samples[0]), gr.Radio(choices=choices, value=0, visible=len(samples) > 1), gr.skip()]
+
+    def again(self, request: gr.Request) -> list[Any]:
+        """What the page showed before it was loaded again, but for the model; nothing changes where that was nothing."""
+        session = self.service.sessions.get(request.session_hash)
+        samples = session.samples.get(self.tab)
+        if not samples:
+            return [gr.skip()] * len(self.outputs)
+        session.viewed[self.tab] = samples[0].mesh
+        return self.show(samples)
 
     def updates(self, sample: Sample) -> list[Any]:
         """What is shown of one sample, but for the model (`show_model`)."""
@@ -120,7 +136,7 @@ class ResultPanel:
     def follow(self, steps: Callable[[], Generator[Progress, None, list[Sample]]]) -> Iterator[list[Any]]:
         """A handler's body: progress while the job runs, then its samples, or the one line of its error."""
         try:
-            samples = yield from follow(steps(), lambda progress: self.waiting(progress_bar(progress)))
+            samples = yield from follow(steps(), watched(self.waiting))
         except Exception as error:
             yield self.waiting(failed(error))
             return
@@ -130,11 +146,24 @@ class ResultPanel:
         session = self.service.sessions.get(request.session_hash)
         samples = session.samples.get(self.tab, [])
         if not isinstance(place, int) or not 0 <= place < len(samples):
-            return self.waiting(status_line("This sample is gone; make it again.", "bad"))
+            return [status_line("This sample is gone; make it again.", "bad"), *[gr.skip()] * 5]
         mesh = session.viewed[self.tab] = samples[place].mesh
         if mesh is not None:
             session.shown = samples[place]
         return [*self.updates(samples[place]), None if mesh is None else str(mesh)]
+
+
+def watched(waiting: Callable[[str, Path | None], Any]) -> Callable[[Progress], Any]:
+    """For `follow`: `waiting(progress bar, preview)`, with each preview once and None in between."""
+    last: Path | None = None
+
+    def shown(progress: Progress) -> Any:
+        nonlocal last
+        new = progress.preview if progress.preview != last else None
+        last = progress.preview
+        return waiting(progress_bar(progress), new)
+
+    return shown
 
 
 def follow(steps: Generator[Progress, None, T], shown: Callable[[Progress], Any]) -> Generator[Any, None, T]:
@@ -180,7 +209,9 @@ def show_model(service: Service, tab: str, event: Any, model: gr.Model3D) -> Non
     """
 
     def mesh(request: gr.Request) -> str | None:
-        path = service.sessions.get(request.session_hash).viewed.get(tab)
+        session = service.sessions.get(request.session_hash)
+        session.previewed.discard(tab)
+        path = session.viewed.get(tab)
         return None if path is None else str(path)
 
     event.then(mesh, None, model, queue=False, show_progress="hidden", **PRIVATE)
@@ -197,10 +228,23 @@ def notice(text: str | None) -> None:
         gr.Markdown(f"**Note.** {text}", elem_classes="notice")
 
 
-def cancel_button(status: gr.HTML, events: list[Any]) -> gr.Button:
-    """Stops these events; Gradio closes their generators, and the job stops at its next step."""
-    button = gr.Button("Cancel", variant="stop", min_width=90, scale=1)
-    button.click(
-        lambda: status_line("Cancelled."), None, status, cancels=events, queue=False, show_progress="hidden", **PRIVATE
-    )
+def shown_preview(preview: Path | None) -> Any:
+    """The viewer's update in the middle of a job. Never in the last one: `show_model` says why."""
+    return gr.skip() if preview is None else str(preview)
+
+
+def cancel_button(service: Service, tab: str, status: gr.HTML, model: gr.Model3D, events: list[Any]) -> gr.Button:
+    """Stops these events; Gradio closes their generators, and the job stops at its next step. A preview gives way to the
+    result before, which facts and downloads still belong to."""
+    button = gr.Button("Cancel", variant="stop", min_width=90, scale=1, elem_id=f"{tab}-cancel")
+
+    def cancelled(request: gr.Request) -> list[Any]:
+        session = service.sessions.get(request.session_hash)
+        if tab not in session.previewed:
+            return [status_line("Cancelled."), gr.skip()]
+        session.previewed.discard(tab)
+        path = session.viewed.get(tab)
+        return [status_line("Cancelled."), None if path is None else str(path)]
+
+    button.click(cancelled, None, [status, model], cancels=events, queue=False, show_progress="hidden", **PRIVATE)
     return button

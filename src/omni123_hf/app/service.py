@@ -26,6 +26,7 @@ class Limits:
     max_resolution: int = 256
     max_edits: int = 64
     max_text: int = 2000
+    min_preview: int = 4
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Settings:
     temperature: float = 0.0
     resolution: int = 64
     num_samples: int = 1
+    preview_every: int = 0
 
     def call(self) -> dict[str, Any]:
-        """As keyword arguments of a pipeline's call, but for `num_samples`."""
-        return {name: value for name, value in self.__dict__.items() if name != "num_samples"}
+        """As keyword arguments of a pipeline's call, but for `num_samples`; previews change nothing of the result."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("num_samples", "preview_every")}
 
 
 @dataclass
@@ -86,6 +88,7 @@ class Service:
         temperature: Any = 0.0,
         resolution: Any = 64,
         num_samples: Any = 1,
+        preview_every: Any = 0,
     ) -> Settings:
         """Checks types and this server's limits; the pipelines check the rest. Raises `Omni123Error`."""
         limits = self.limits
@@ -98,7 +101,10 @@ class Service:
             temperature=number("temperature", temperature),
             resolution=whole("resolution", resolution, limits.min_resolution, limits.max_resolution),
             num_samples=whole("number of samples", num_samples, 1, limits.max_samples),
+            preview_every=whole("number of tokens between previews", preview_every, 0, 4096),
         )
+        if 0 < settings.preview_every < limits.min_preview:
+            raise Omni123Error(f"previews come every {limits.min_preview} tokens or less often; 0 turns them off")
         if settings.num_samples > 1 and settings.temperature == 0:
             raise Omni123Error("at temperature 0 all samples are the same; raise the temperature, or make one sample")
         return settings

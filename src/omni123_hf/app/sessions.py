@@ -2,7 +2,7 @@
 
 | when | what goes |
 |---|---|
-| the client closes its page | its job at once, its files after `grace` seconds, unless it comes back |
+| the client closes its page | its job at once, its files after `grace` seconds, unless it comes back (`Sessions.resume`) |
 | nothing is heard of it for `ttl` seconds (clients of the HTTP API do not say good-bye) | the same |
 | the server stops | everything |
 
@@ -10,6 +10,7 @@ Not `gr.State`: Gradio keeps that for an hour after a page is closed, and knows 
 """
 
 import logging
+import re
 import secrets
 import shutil
 import threading
@@ -26,12 +27,16 @@ from omni123_hf.pipelines.edit_session import EditSession
 
 
 logger = logging.getLogger(__name__)
+PAGE = re.compile(r"[0-9a-f]{32}")
 TTL = 3600.0
 GRACE = 120.0
 
 
 class Session:
     """samples: what each tab made last. viewed: the mesh in each tab's viewer. shown: the sample that editing begins with.
+
+    previewed: tabs whose viewer shows a preview in place of `viewed`. page: the secret of the page, see `Sessions.resume`.
+    unseen: tabs of a page that was loaded again whose viewer is still empty.
 
     tree: the edits. tree_source: facts of the shape that they begin with. uploads: files that the client sent.
     """
@@ -40,6 +45,9 @@ class Session:
         self.folder = folder
         self.samples: dict[str, list[Sample]] = {}
         self.viewed: dict[str, Path | None] = {}
+        self.previewed: set[str] = set()
+        self.unseen: set[str] = set()
+        self.page: str | None = None
         self.shown: Sample | None = None
         self.tree: EditSession | None = None
         self.tree_source: dict[str, Any] = {}
@@ -96,6 +104,27 @@ class Sessions:
                 session = self._open[key] = Session(self.root / secrets.token_hex(16))
             session.has_left = False
             session.deadline = time.monotonic() + self.ttl
+            return session
+
+    def resume(self, page: Any, key: str | None) -> Session:
+        """The session that a page had before it was loaded again, now under its new hash; else the client's own.
+
+        page: the secret that the browser keeps for one of its tabs (`reload.py`); without a good one nothing is resumed. What the
+        page was computing when it was loaded again stops.
+        """
+        with self._lock:
+            session = self.get(key)
+            if key is None or not isinstance(page, str) or not PAGE.fullmatch(page):
+                return session
+            old = next((name for name, other in self._open.items() if other.page == page and name != key), None)
+            # A client that has begun something keeps it.
+            if old is not None and not (session.jobs or session.samples or session.tree):
+                self._close(key)
+                session = self._open[key] = self._open.pop(old)
+                for job in session.jobs:
+                    job.cancel()
+                self.get(key)
+            session.page = page
             return session
 
     @contextmanager

@@ -1,6 +1,7 @@
 """The tab "Edit": instructions change a shape, and every state stays in a tree that can be gone back in."""
 
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -8,7 +9,7 @@ import gradio as gr
 from omni123_hf.app import work
 from omni123_hf.app.history_tree import tree_lines
 from omni123_hf.app.jobs import Job, Progress
-from omni123_hf.app.messages import health_words, locality_words, progress_bar, status_line
+from omni123_hf.app.messages import health_words, locality_words, status_line
 from omni123_hf.app.panels import (
     PRIVATE,
     QUEUED,
@@ -19,7 +20,9 @@ from omni123_hf.app.panels import (
     follow,
     notice,
     show_model,
+    shown_preview,
     viewer,
+    watched,
 )
 from omni123_hf.app.service import Service
 from omni123_hf.app.sessions import Session
@@ -28,12 +31,17 @@ from omni123_hf.geometry.loading import supported_suffixes
 from omni123_hf.pipelines.edit_session import EditSession
 
 
-TAB = "edit"
+TAB = work.EDIT
 Steps = Generator[Progress, None, None]
 
 
-def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
-    """Draws the tab. to_edit: buttons of other tabs that lead here with the shape that they show."""
+def build(
+    service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]
+) -> tuple[Callable[..., list[Any]], list[Any], gr.Model3D]:
+    """Draws the tab. to_edit: buttons of other tabs that lead here with the shape that they show.
+
+    Returns what shows the tree again after the page was loaded again, the components that this changes, and the viewer.
+    """
     notice(service.models.notice("Omni123EditPipeline"))
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
@@ -64,9 +72,10 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
                 mesh_file = gr.DownloadButton("Download GLB", interactive=False, elem_id="edit-glb")
                 session_file = gr.DownloadButton("Download session (zip)", interactive=False, elem_id="edit-zip")
     outputs: list[Any] = [status, history, undo, facts, mesh_file, session_file]
+    everything = [*outputs, model]
 
-    def waiting(text: str) -> list[Any]:
-        return [text, *[gr.skip()] * (len(outputs) - 1)]
+    def waiting(text: str, preview: Path | None = None) -> list[Any]:
+        return [text, *[gr.skip()] * (len(outputs) - 1), shown_preview(preview)]
 
     def shown(session: Session, is_new: bool = False) -> list[Any]:
         tree = session.need_tree()
@@ -87,12 +96,12 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
     def run(request: gr.Request, steps: Callable[[Session], Steps], is_new: bool = False) -> Iterator[list[Any]]:
         try:
             session = service.sessions.get(request.session_hash)
-            yield from follow(steps(session), lambda progress: waiting(progress_bar(progress)))
+            yield from follow(steps(session), watched(waiting))
             result = shown(session, is_new)
         except Exception as error:
             yield waiting(failed(error))
             return
-        yield result
+        yield [*result, gr.skip()]
 
     def begin(request: gr.Request, resolution: Any, file: Any, wants_file: bool) -> Iterator[list[Any]]:
         def steps(session: Session) -> Steps:
@@ -115,10 +124,11 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
         yield from begin(request, resolution, None, False)
 
     def edit(
-        instruction: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any, request: gr.Request
-    ) -> Iterator[list[Any]]:
+        instruction: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any, previews: Any,
+        request: gr.Request,
+    ) -> Iterator[list[Any]]:  # fmt: skip
         def steps(session: Session) -> Steps:
-            settings = service.settings(seed, guidance, temperature, resolution)
+            settings = service.settings(seed, guidance, temperature, resolution, preview_every=previews)
             text = service.text("instruction", instruction) or ""
             session.need_tree()
             yield from service.run(
@@ -135,7 +145,7 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
             path = session.viewed[TAB]
             return [*updates, None if path is None else str(path)]
         except Exception as error:
-            return [*waiting(failed(error)), gr.skip()]
+            return waiting(failed(error))
 
     def go_to(number: Any, request: gr.Request) -> list[Any]:
         return step(request, lambda tree: tree.go_to(number))
@@ -145,16 +155,22 @@ def build(service: Service, tabs: gr.Tabs, to_edit: list[gr.Button]) -> None:
 
     queued: dict[str, Any] = {"preprocess": False, "show_progress_on": status, **QUEUED, **PRIVATE}
     events = [
-        from_file.click(begin_with_file, [mesh, form.resolution], outputs, **queued),
-        from_shown.click(begin_with_shown, form.resolution, outputs, **queued),
-        gr.on([start.click, instruction.submit], edit, [instruction, *form.inputs], outputs, **queued),
+        from_file.click(begin_with_file, [mesh, form.resolution], everything, **queued),
+        from_shown.click(begin_with_shown, form.resolution, everything, **queued),
+        gr.on([start.click, instruction.submit], edit, [instruction, *form.inputs], everything, **queued),
     ]
     for button in to_edit:
         opened = button.click(lambda: gr.Tabs(selected="edit"), None, tabs, queue=False, **PRIVATE)
-        events.append(opened.then(begin_with_shown, form.resolution, outputs, **queued))
+        events.append(opened.then(begin_with_shown, form.resolution, everything, **queued))
     for event in events:
         show_model(service, TAB, event, model)
-    history.input(go_to, history, [*outputs, model], preprocess=False, queue=False, show_progress="hidden", **PRIVATE)
-    undo.click(undo_edit, None, [*outputs, model], queue=False, show_progress="hidden", **PRIVATE)
+    history.input(go_to, history, everything, preprocess=False, queue=False, show_progress="hidden", **PRIVATE)
+    undo.click(undo_edit, None, everything, queue=False, show_progress="hidden", **PRIVATE)
     with actions:
-        cancel_button(status, events)
+        cancel_button(service, TAB, status, model, events)
+
+    def again(request: gr.Request) -> list[Any]:
+        session = service.sessions.get(request.session_hash)
+        return shown(session) if session.tree is not None else [gr.skip()] * len(outputs)
+
+    return again, outputs, model

@@ -13,8 +13,8 @@ from omni123_hf.app.service import Service
 EXAMPLES = ("a round wooden table with three legs", "a tall red vase", "a blue car with four wheels", "a white mug")
 
 
-def build(service: Service) -> gr.Button:
-    """Draws the tab; returns the button that leads to the edit tab."""
+def build(service: Service) -> tuple[gr.Button, ResultPanel]:
+    """Draws the tab; returns the button that leads to the edit tab, and the panel of results."""
     panel: ResultPanel
     notice(service.models.notice(service.models.text_class()))
     with gr.Row():
@@ -40,11 +40,11 @@ def build(service: Service) -> gr.Button:
             to_edit = gr.Button("Edit this shape", elem_id="generate-edit")
 
     def run(
-        prompt: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any, samples: Any, rank: Any,
+        prompt: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any, previews: Any, samples: Any, rank: Any,
         request: gr.Request,
     ) -> Iterator[list[Any]]:  # fmt: skip
         def steps() -> Any:
-            settings = service.settings(seed, guidance, temperature, resolution, samples)
+            settings = service.settings(seed, guidance, temperature, resolution, samples, previews)
             text = service.text("prompt", prompt) or ""
             return service.run(
                 request.session_hash,
@@ -59,5 +59,5 @@ def build(service: Service) -> gr.Button:
     )  # fmt: skip
     show_model(service, work.GENERATE, event, panel.model)
     with actions:
-        cancel_button(panel.status, [event])
-    return to_edit
+        cancel_button(service, work.GENERATE, panel.status, panel.model, [event])
+    return to_edit, panel

@@ -11,8 +11,8 @@ from omni123_hf.app.service import Service
 from omni123_hf.errors import Omni123Error
 
 
-def build(service: Service) -> gr.Button:
-    """Draws the tab; returns the button that leads to the edit tab."""
+def build(service: Service) -> tuple[gr.Button, ResultPanel]:
+    """Draws the tab; returns the button that leads to the edit tab, and the panel of results."""
     notice(service.models.notice("Omni123ImageTo3DPipeline"))
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
@@ -32,13 +32,13 @@ def build(service: Service) -> gr.Button:
             to_edit = gr.Button("Edit this shape")
 
     def run(
-        image: Any, prompt: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any, samples: Any,
-        request: gr.Request,
+        image: Any, prompt: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any, previews: Any,
+        samples: Any, request: gr.Request,
     ) -> Iterator[list[Any]]:  # fmt: skip
         def steps() -> Any:
             if image is None:
                 raise Omni123Error("there is no picture yet; upload one")
-            settings = service.settings(seed, guidance, temperature, resolution, samples)
+            settings = service.settings(seed, guidance, temperature, resolution, samples, previews)
             text = service.text("text", prompt, needed=False)
             path = service.sessions.upload(service.sessions.get(request.session_hash), image)
             return service.run(
@@ -55,5 +55,5 @@ def build(service: Service) -> gr.Button:
     )  # fmt: skip
     show_model(service, work.IMAGE_TO_3D, event, panel.model)
     with actions:
-        cancel_button(panel.status, [event])
-    return to_edit
+        cancel_button(service, work.IMAGE_TO_3D, panel.status, panel.model, [event])
+    return to_edit, panel

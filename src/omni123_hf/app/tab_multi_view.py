@@ -16,8 +16,8 @@ from omni123_hf.geometry.loading import supported_suffixes
 TEXT, PICTURES, MESH = "A text", "Pictures", "A mesh"
 
 
-def build(service: Service) -> gr.Button:
-    """Draws the tab; returns the button that leads to the edit tab."""
+def build(service: Service) -> tuple[gr.Button, ResultPanel]:
+    """Draws the tab; returns the button that leads to the edit tab, and the panel of results."""
     notice(service.models.notice("Omni123MultiViewPipeline"))
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
@@ -63,10 +63,11 @@ def build(service: Service) -> gr.Button:
 
     def run(
         source: Any, prompt: Any, views: Any, extra: Any, mesh: Any, front: Any, back: Any, left: Any, right: Any,
-        top: Any, bottom: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any, request: gr.Request,
+        top: Any, bottom: Any, seed: Any, guidance: Any, temperature: Any, resolution: Any,
+        previews: Any, request: gr.Request,
     ) -> Iterator[list[Any]]:  # fmt: skip
         def steps() -> Any:
-            settings = service.settings(seed, guidance, temperature, resolution)
+            settings = service.settings(seed, guidance, temperature, resolution, preview_every=previews)
             text = service.text("prompt", prompt, needed=source == TEXT)
             session = service.sessions.get(request.session_hash)
             call: dict[str, Any] = {"prompt": text, "views": list(views or [])}
@@ -94,5 +95,5 @@ def build(service: Service) -> gr.Button:
     )  # fmt: skip
     show_model(service, work.MULTI_VIEW, event, panel.model)
     with actions:
-        cancel_button(panel.status, [event])
-    return to_edit
+        cancel_button(service, work.MULTI_VIEW, panel.status, panel.model, [event])
+    return to_edit, panel

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omni123_hf.app.jobs import Job
+from omni123_hf.app.previews import with_previews
 from omni123_hf.app.results import Sample, keep, slug, write_sample
 from omni123_hf.app.service import Service, Settings
 from omni123_hf.app.sessions import Session
@@ -16,7 +17,7 @@ from omni123_hf.pipelines.ranking import rank_candidates
 from omni123_hf.pipelines.views import check_distinct
 
 
-GENERATE, IMAGE_TO_3D, MULTI_VIEW = "generate", "image-to-3d", "multi-view"
+GENERATE, IMAGE_TO_3D, MULTI_VIEW, EDIT = "generate", "image-to-3d", "multi-view", "edit"
 
 
 def generate(
@@ -25,7 +26,8 @@ def generate(
     """Text to an image, where the checkpoint makes one, and a shape; with `rank` the best sample comes first."""
     started = time.perf_counter()
     pipeline = service.models.get(service.models.text_class())
-    output = pipeline(prompt, num_samples=settings.num_samples, **settings.call(), **job.callbacks)
+    with with_previews(session, GENERATE, job, pipeline, settings.preview_every) as callbacks:
+        output = pipeline(prompt, num_samples=settings.num_samples, **settings.call(), **callbacks)
     count = len(output.meshes)
     order: list[int] = list(range(count))
     scores: list[dict[str, Any] | None] = [None] * count
@@ -63,7 +65,8 @@ def image_to_3d(
     started = time.perf_counter()
     job.stage("reading the picture")
     pipeline = service.models.get("Omni123ImageTo3DPipeline")
-    output = pipeline(image, prompt, num_samples=settings.num_samples, **settings.call(), **job.callbacks)
+    with with_previews(session, IMAGE_TO_3D, job, pipeline, settings.preview_every) as callbacks:
+        output = pipeline(image, prompt, num_samples=settings.num_samples, **settings.call(), **callbacks)
     facts = service.facts(pipeline.task, settings, prompt=prompt, image=image.name)
     job.stage("writing the files")
     # What the model saw of the picture: its tokens, drawn again.
@@ -103,9 +106,10 @@ def multi_view(
     check_distinct([*views, *more])
     pipeline = service.models.get("Omni123MultiViewPipeline")
     job.stage("reading the input")
-    output = pipeline(
-        prompt, images, mesh, views=views, extra_views=more, num_samples=1, **settings.call(), **job.callbacks
-    )
+    with with_previews(session, MULTI_VIEW, job, pipeline, settings.preview_every) as callbacks:
+        output = pipeline(
+            prompt, images, mesh, views=views, extra_views=more, num_samples=1, **settings.call(), **callbacks
+        )
     drawn = [] if output.images is None else list(zip(output.views[0], output.images[0], strict=True))
     has_shape = output.meshes is not None
     source = {"images": [path.name for path in images]} if images else {"source": mesh.name} if mesh else {}
@@ -157,8 +161,9 @@ def edit(
             f"this session has {service.limits.max_edits} edits, which is the limit; download the mesh and begin anew with it"
         )
     job.stage("reading the instruction")
-    arguments: dict[str, Any] = settings.call() | job.callbacks
-    return tree.edit(instruction, at=at, **arguments)
+    with with_previews(session, EDIT, job, tree.pipeline, settings.preview_every) as callbacks:
+        arguments: dict[str, Any] = settings.call() | callbacks
+        return tree.edit(instruction, at=at, **arguments)
 
 
 def edit_files(service: Service, session: Session, is_new: bool = False) -> tuple[Path | None, Path]:

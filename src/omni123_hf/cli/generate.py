@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omni123_hf.cli.generate_run import (
-    FILES,
     PREVIEW_MESH,
     Request,
     forget_earlier,
+    is_made,
     read_prompts,
     run_prompt,
 )
@@ -26,10 +26,12 @@ from omni123_hf.cli.options import (
     Color,
     Extraction,
     Floaters,
+    Format,
     LongestSide,
     TargetFaces,
     TextureSize,
     check_color,
+    check_format,
     finish_settings,
 )
 from omni123_hf.errors import Omni123Error
@@ -46,7 +48,7 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Folder for mesh.glb, preview.png, result.json and, where one is made, image.png."
+            "--out", "-o", help="Folder for the mesh, preview.png, result.json and, where one is made, image.png."
         ),
     ] = None,
     prompts: Annotated[
@@ -93,6 +95,7 @@ def generate(
     target_faces: TargetFaces = None,
     remove_floaters: Floaters = 0.0,
     longest_side: LongestSide = None,
+    mesh_format: Format = "glb",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     as_json: AsJson = False,
@@ -125,10 +128,11 @@ def generate(
         texture_size,
         preview_every,
         finish_settings(target_faces, remove_floaters, longest_side),
+        check_format(mesh_format, color),
     )
     request.check()
     jobs = [(out, str(prompt))] if prompts is None else [(out / name, text) for name, text in read_prompts(prompts)]
-    waiting = jobs if prompts is None else [job for job in jobs if not (job[0] / "result.json").is_file()]
+    waiting = jobs if prompts is None else [job for job in jobs if not is_made(job[0], mesh_format)]
     if not waiting:
         if not as_json:
             typer.echo(f"{out}: all {len(jobs)} results are there already")
@@ -167,6 +171,7 @@ def generate_one(
     try:
         with staging_folder(out) as staging, progress_callbacks(quiet or as_json) as callbacks:
             outcome = run_prompt(pipeline, prompt, request, staging, out, callbacks, loaded)
+            files = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
             forget_earlier(out, outcome.names)
             publish(staging, out, outcome.names)
     except Omni123Error as error:
@@ -180,7 +185,7 @@ def generate_one(
             if not any(out.iterdir()):
                 out.rmdir()
     if as_json:
-        typer.echo(json.dumps({**outcome.record, "folder": str(out)}))
+        typer.echo(json.dumps({**outcome.record, "folder": str(out), "files": files}))
     if outcome.failure is not None:
         if not as_json:
             where = f"{out.name}: " if is_batch else ""
@@ -201,7 +206,7 @@ def summary(record: dict[str, Any], out: Path) -> str:
     health = record["mesh"]
     best = f"best of {len(samples)}, " if samples else ""
     return (
-        f"{out / 'mesh.glb'}: {best}{health['faces']:,} faces, {health['components']} component(s), "
+        f"{out / 'mesh'}.{record['settings']['format']}: {best}{health['faces']:,} faces, {health['components']} component(s), "
         f"{'watertight' if health['watertight'] else 'NOT watertight'}; {total}"
     )
 
@@ -292,7 +297,7 @@ def staging_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(staging: Path, out: Path, names: Sequence[str] = FILES) -> None:
+def publish(staging: Path, out: Path, names: Sequence[str]) -> None:
     """Move the finished files to `out`, the record last, and remove files of an earlier run that this one did not make."""
     out.mkdir(parents=True, exist_ok=True)
     for name in names:

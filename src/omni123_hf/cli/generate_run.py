@@ -2,7 +2,7 @@
 
 | asked for | in the folder |
 |---|---|
-| one sample | `mesh.glb`, `preview.png`, `result.json` and, where the checkpoint makes one, `image.png` |
+| one sample | `mesh.glb` (or `.obj`, `.stl`, `.ply`), `preview.png`, `result.json` and, where the checkpoint makes one, `image.png` |
 | `--num-samples N` | `sample_1/` to `sample_N/` with a mesh, a preview and an image each, and one `result.json` |
 | `--best-of N` | the best candidate as one sample has it, the others in `candidate_2/` (second best) and so on |
 """
@@ -20,9 +20,10 @@ from omni123_hf.cli.info import LIBRARIES, library_version
 from omni123_hf.errors import Omni123Error
 
 
-FILES = ("image.png", "mesh.glb", "preview.png", "result.json")
+RECORD = "result.json"
 MAX_NAME = 60
 OWN_FOLDER = re.compile(r"(sample|candidate)_\d+")
+OWN_MESH = re.compile(r"mesh\.(glb|obj|stl|ply)")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Request:
     texture_size: int = 1024
     preview_every: int | None = None
     finish: Any = None
+    mesh_format: str = "glb"
+
+    @property
+    def mesh_name(self) -> str:
+        return f"mesh.{self.mesh_format}"
 
     @property
     def count(self) -> int:
@@ -119,7 +125,10 @@ def run_prompt(
         folders = [f"sample_{place}" for place in range(1, request.count + 1)]
 
     finish = {} if request.finish is None or request.finish.changes_nothing else {"finish": asdict(request.finish)}
-    facts = {"seed": request.seed, "settings": {**request.settings, **finish, "device": request.device}}
+    facts = {
+        "seed": request.seed,
+        "settings": {**request.settings, **finish, "format": request.mesh_format, "device": request.device},
+    }
     colors: list[dict[str, Any] | None] = [None] * request.count
     samples = []
     for folder, row in zip(folders, order, strict=True):
@@ -129,9 +138,8 @@ def run_prompt(
             mesh, colors[row] = colored(pipeline, mesh, output.shape_tokens[row], prompt, request)
             seconds["color"] = seconds.get("color", 0.0) + time.perf_counter() - with_part
         image = None if output.images is None else output.images[row]
-        write_sample(
-            pipeline, staging / folder, mesh, image, {"prompt": prompt, "sample": row, **facts}, request.model
-        )
+        written = {"prompt": prompt, "sample": row, **facts}
+        write_sample(pipeline, staging / folder / request.mesh_name, mesh, image, written, request.model)
         samples.append(
             {
                 "folder": folder or ".",
@@ -162,11 +170,10 @@ def run_prompt(
     }
     seconds["total"] = load_seconds + time.perf_counter() - started
     record["seconds"] = {part: round(value, 3) for part, value in seconds.items()}
-    (staging / "result.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (staging / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     failed = all(mesh is None for mesh in output.meshes)
-    return Outcome(
-        record, [*FILES[:3], *(name for name in folders if name), FILES[3]], record["failure"] if failed else None
-    )
+    names = ["image.png", request.mesh_name, "preview.png", *(name for name in folders if name), RECORD]
+    return Outcome(record, names, record["failure"] if failed else None)
 
 
 def colored(pipeline: Any, mesh: Any, tokens: Any, prompt: str, request: Request) -> tuple[Any, dict[str, Any]]:
@@ -186,28 +193,28 @@ def with_previews(pipeline: Any, every: int, out: Path, callbacks: dict[str, Any
     from omni123_hf.pipelines.preview_callback import PreviewCallback
 
     def write(mesh: Any, step: int, total: int, row: int) -> None:
-        if mesh is not None and row == 0:
+        if mesh is not None:
             export_glb(mesh, out / PREVIEW_MESH, {"step": step, "total": total})
 
-    preview = PreviewCallback(pipeline, write, every=every, then=callbacks.get("callback_on_step_end"))
+    preview = PreviewCallback(pipeline, write, every=every, rows=1, then=callbacks.get("callback_on_step_end"))
     return {**callbacks, "callback_on_step_end": preview}
 
 
 PREVIEW_MESH = "preview_mesh.glb"
 
 
-def write_sample(pipeline: Any, folder: Path, mesh: Any, image: Any, facts: dict[str, Any], name: str) -> None:
-    """The picture where the pipeline makes one and, where there is a surface, the mesh and the preview."""
-    from omni123_hf.geometry.export import export_glb
+def write_sample(pipeline: Any, path: Path, mesh: Any, image: Any, facts: dict[str, Any], name: str) -> None:
+    """The picture where the pipeline makes one and, where there is a surface, the mesh at `path` and the preview."""
+    from omni123_hf.geometry.export import export_mesh
     from omni123_hf.geometry.preview import contact_sheet
     from omni123_hf.pipelines.provenance import provenance
 
-    folder.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     if image is not None:
-        image.save(folder / "image.png")
+        image.save(path.with_name("image.png"))
     if mesh is not None:
-        export_glb(mesh, folder / "mesh.glb", provenance(pipeline, name, **facts))
-        contact_sheet(mesh, image=image).save(folder / "preview.png")
+        export_mesh(mesh, path, provenance(pipeline, name, **facts))
+        contact_sheet(mesh, image=image).save(path.with_name("preview.png"))
 
 
 def count_tokens(pipeline: Any, prompt: str, output: Any) -> dict[str, int]:
@@ -221,16 +228,40 @@ def count_tokens(pipeline: Any, prompt: str, output: Any) -> dict[str, int]:
 
 
 def forget_earlier(out: Path, kept: list[str]) -> None:
-    """Remove the folders of samples that an earlier run recorded in `out` and that this one did not make."""
+    """Remove the folders of samples and the mesh in another format that an earlier run recorded in `out` and this one did not
+    make."""
     try:
-        samples = json.loads((out / "result.json").read_text(encoding="utf-8")).get("samples") or []
-        folders = [str(sample["folder"]) for sample in samples]
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        folders = [str(sample["folder"]) for sample in record.get("samples") or []]
+        mesh = f"mesh.{recorded_format(record)}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # No record, or not one of ours: nothing there is ours to remove.
         return
     for name in folders:
         if OWN_FOLDER.fullmatch(name) and name not in kept:
             shutil.rmtree(out / name, ignore_errors=True)
+    if OWN_MESH.fullmatch(mesh) and mesh not in kept:
+        (out / mesh).unlink(missing_ok=True)
+
+
+def recorded_format(record: dict[str, Any]) -> str:
+    """The format of a result's meshes; records from before there was a choice have none, and their meshes are GLB."""
+    return str(record["settings"].get("format", "glb"))
+
+
+def is_made(folder: Path, mesh_format: str) -> bool:
+    """Whether a prompt of a batch has its result. Raises `Omni123Error` for one in another format, which would stay as it is."""
+    try:
+        found = recorded_format(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Omni123Error(f"{folder / RECORD} is no record of a result; remove it, or give another --out") from error
+    if found != mesh_format:
+        raise Omni123Error(
+            f"{folder.name} has its mesh as {found}; go on with --format {found}, or give another --out"
+        )
+    return True
 
 
 def read_prompts(source: Path) -> list[tuple[str, str]]:

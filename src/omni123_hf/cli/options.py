@@ -65,6 +65,18 @@ def check_color(mode: str | None, texture_size: int = 1024, longest_side: float 
     return mode
 
 
+def check_format(text: str, color: str | None = None) -> str:
+    """The suffix of a mesh format, without its dot. Raises `Omni123Error` before any work for another one, and for a colour
+    that the format cannot hold."""
+    from omni123_hf.geometry.export import FORMATS
+
+    if f".{text}" not in FORMATS:
+        raise Omni123Error(f"unknown mesh format {text!r}; use one of {', '.join(name[1:] for name in FORMATS)}")
+    if color is not None and (text == "stl" or (color == "texture" and text != "glb")):
+        raise Omni123Error(f"a {text} file cannot hold --color {color}; use --format glb")
+    return text
+
+
 def split_views(text: str) -> list[str]:
     """`front, left` as a list."""
     return [name.strip() for name in text.split(",") if name.strip()]

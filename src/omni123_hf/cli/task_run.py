@@ -141,12 +141,3 @@ def write_mesh(
     export_mesh(mesh, folder / name, facts)
     contact_sheet(mesh, image=image).save(folder / "preview.png")
     return Result([name, "preview.png"], {"mesh": health})
-
-
-def check_format(text: str) -> str:
-    """The suffix of a mesh format, without its dot. Raises `Omni123Error` for another one before any work."""
-    from omni123_hf.geometry.export import FORMATS
-
-    if f".{text}" not in FORMATS:
-        raise Omni123Error(f"unknown mesh format {text!r}; use one of {', '.join(name[1:] for name in FORMATS)}")
-    return text

@@ -28,10 +28,11 @@ from omni123_hf.cli.options import (
     TopP,
     Views,
     check_color,
+    check_format,
     finish_settings,
     split_views,
 )
-from omni123_hf.cli.task_run import IMAGE_SUFFIXES, Result, TaskRun, check_format, write_mesh
+from omni123_hf.cli.task_run import IMAGE_SUFFIXES, Result, TaskRun, write_mesh
 from omni123_hf.errors import Omni123Error
 
 
@@ -77,8 +78,7 @@ def image_to_3d(
         "extraction": extraction,
     }
     finish = finish_settings(target_faces, remove_floaters, longest_side)
-    suffix = check_format(mesh_format)
-    check_color_format(check_color(color, texture_size, longest_side), suffix)
+    suffix = check_format(mesh_format, check_color(color, texture_size, longest_side))
 
     def make(pipeline: Any, path: Path, folder: Path, callbacks: dict[str, Any]) -> Result:
         output = pipeline(path, prompt, finish=finish, **settings, **callbacks)
@@ -222,8 +222,7 @@ def edit(
         return
     if mesh is None or at is not None or out is None:
         raise Omni123Error("--out needs --mesh, and --at belongs to --session")
-    suffix = check_format(mesh_format)
-    check_color_format(color, suffix)
+    suffix = check_format(mesh_format, color)
 
     def make(pipeline: Any, path: Path, folder: Path, callbacks: dict[str, Any]) -> Result:
         output = pipeline(path, instruction, **settings, **callbacks)
@@ -356,12 +355,6 @@ def provenance(pipeline: Any, name: str, **facts: Any) -> dict[str, Any]:
     from omni123_hf.pipelines.provenance import provenance as facts_of
 
     return facts_of(pipeline, name, **facts)
-
-
-def check_color_format(color: str | None, suffix: str) -> None:
-    """Raises `Omni123Error` for a colour that the mesh format cannot hold."""
-    if color is not None and (suffix == "stl" or (color == "texture" and suffix != "glb")):
-        raise Omni123Error(f"a {suffix} file cannot hold --color {color}; use --format glb")
 
 
 def in_color(

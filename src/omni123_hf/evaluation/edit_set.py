@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from omni123_hf.data.editing.pair_store import EditPairStore
 from omni123_hf.data.editing.records import EditPair, read_pairs, write_pairs
 from omni123_hf.errors import Omni123Error
 from omni123_hf.evaluation.evaluation_set import hash_order, round_robin
+from omni123_hf.evaluation.set_files import SetFiles
 from omni123_hf.geometry.cameras import ALL_VIEWS, THREE_QUARTER
 
 
@@ -41,7 +40,13 @@ QUERIES_PER_HALF = 512
 PICTURES = 6
 """Pairs whose pictures are kept for the card."""
 
-ARRAYS_FILE, PAIRS_FILE, INFO_FILE = "edits.npz", "edits.jsonl", "edits.json"
+FILES = SetFiles(
+    arrays="edits.npz",
+    records="edits.jsonl",
+    info="edits.json",
+    title="held-out edits",
+    advice="export them with 'omni123 evaluate export-subset --edits PAIRS --out FOLDER', PAIRS made by 'omni123 data pairs'.",
+)
 
 
 def select_pairs(
@@ -134,58 +139,32 @@ class EditSet:
 
     def save(self, folder: Path) -> None:
         """Write the three files into `folder` (created), each whole or not at all. Equal sets give equal bytes."""
-        folder.mkdir(parents=True, exist_ok=True)
-        # A set of which one part is new and one old must not look complete.
-        (folder / INFO_FILE).unlink(missing_ok=True)
-        temporary = folder / f".{ARRAYS_FILE}.partial"
-        with temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                allow_pickle=False,
-                surfaces=self.surfaces,
-                queries=self.queries,
-                occupancy=np.packbits(self.occupancy, axis=2),
-                pictures=self.pictures,
-            )
-        os.replace(temporary, folder / ARRAYS_FILE)
-        write_pairs(folder / PAIRS_FILE, self.pairs)
-        info = self.info | {"set_hash": self.set_hash(), "count": len(self)}
-        temporary = folder / f".{INFO_FILE}.partial"
-        temporary.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / INFO_FILE)
+        arrays = {
+            "surfaces": self.surfaces,
+            "queries": self.queries,
+            "occupancy": np.packbits(self.occupancy, axis=2),
+            "pictures": self.pictures,
+        }
+        FILES.save(folder, self, arrays, lambda path: write_pairs(path, self.pairs), self.info)
 
     @classmethod
     def load(cls, folder: Path) -> EditSet:
         """Read exported edits; missing or damaged files, and edits that do not match their hash, raise Omni123Error."""
-        missing = [name for name in (ARRAYS_FILE, PAIRS_FILE, INFO_FILE) if not (folder / name).is_file()]
-        if missing:
-            raise Omni123Error(
-                f"No held-out edits in {folder} (missing {', '.join(missing)}): export them with 'omni123 evaluate "
-                "export-subset --edits PAIRS --out FOLDER', PAIRS made by 'omni123 data pairs'."
-            )
-        try:
-            info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
-            with np.load(folder / ARRAYS_FILE, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            queries = arrays["queries"]
-            loaded = cls(
-                pairs=read_pairs(folder / PAIRS_FILE),
-                surfaces=arrays["surfaces"],
-                queries=queries,
-                occupancy=np.unpackbits(arrays["occupancy"], axis=2, count=queries.shape[1]).astype(bool),
-                pictures=arrays["pictures"],
-                info=info,
-            )
-            recorded = info["set_hash"]
-        except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise Omni123Error(
-                f"The held-out edits in {folder} cannot be read ({error}): export them anew."
-            ) from error
-        if loaded.set_hash() != recorded:
-            raise Omni123Error(f"The held-out edits in {folder} do not match their recorded hash: export them anew.")
-        return loaded
+        return FILES.load(folder, cls._read)
+
+    @classmethod
+    def _read(cls, arrays: dict[str, np.ndarray], pairs: Path, info: dict[str, Any]) -> EditSet:
+        queries = arrays["queries"]
+        return cls(
+            pairs=read_pairs(pairs),
+            surfaces=arrays["surfaces"],
+            queries=queries,
+            occupancy=np.unpackbits(arrays["occupancy"], axis=2, count=queries.shape[1]).astype(bool),
+            pictures=arrays["pictures"],
+            info=info,
+        )
 
 
 def has_edits(folder: Path) -> bool:
     """Whether any of the three files is there; a part of them is a damaged set, which `EditSet.load` names."""
-    return any((folder / name).is_file() for name in (ARRAYS_FILE, PAIRS_FILE, INFO_FILE))
+    return any((folder / name).is_file() for name in FILES.names)

@@ -7,9 +7,6 @@ Choice is by hash of (seed, asset id): it depends on no order, and adding assets
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 from omni123_hf.data.records import AssetRecord, read_records, write_records
 from omni123_hf.errors import Omni123Error
 from omni123_hf.evaluation.baselines import TrainingBaselines, baseline_key
+from omni123_hf.evaluation.set_files import SetFiles
 
 
 if TYPE_CHECKING:
@@ -38,7 +36,14 @@ PARAMETRIC_SOURCE = "parametric"
 MINIMUM_SHARE = 0.2
 """Of `count` objects at least this share are real assets, and as many are unseen attribute combinations."""
 
-RECORDS_FILE, ARRAYS_FILE, INFO_FILE = "assets.jsonl", "arrays.npz", "evaluation_set.json"
+FILES = SetFiles(
+    arrays="arrays.npz",
+    records="assets.jsonl",
+    info="evaluation_set.json",
+    title="evaluation set",
+    advice="pass --data with a data set made by 'omni123 data prepare', or export one with 'omni123 evaluate export-subset'.",
+)
+BASELINE = "baseline_"
 
 
 def kind_of(record: AssetRecord) -> str | None:
@@ -177,60 +182,35 @@ class EvaluationSet:
 
     def save(self, folder: Path) -> None:
         """Write the set into `folder` (created): records, one compressed array file, and what it was drawn from."""
-        folder.mkdir(parents=True, exist_ok=True)
         arrays = {
             "surface": self.surface,
             "queries": self.queries,
             "occupancy": np.packbits(self.occupancy, axis=1),
             "views": self.views,
             "code_surfaces": self.code_surfaces,
-            **{f"baseline_{name}": array for name, array in self.baselines.to_arrays().items()},
+            **{f"{BASELINE}{name}": array for name, array in self.baselines.to_arrays().items()},
         }
-        temporary = folder / f".{ARRAYS_FILE}.partial"
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(temporary, folder / ARRAYS_FILE)
-        write_records(folder / RECORDS_FILE, self.records)
-        info = self.info | {"set_hash": self.set_hash(), "count": len(self)}
-        (folder / INFO_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        FILES.save(folder, self, arrays, lambda path: write_records(path, self.records), self.info)
 
     @classmethod
     def load(cls, folder: Path) -> EvaluationSet:
         """Read an exported set; a missing file or a set that does not match its recorded hash raises Omni123Error."""
-        missing = [name for name in (RECORDS_FILE, ARRAYS_FILE, INFO_FILE) if not (folder / name).is_file()]
-        if missing:
-            raise Omni123Error(
-                f"No evaluation set in {folder} (missing {', '.join(missing)}): pass --data with a data set made by "
-                "'omni123 data prepare', or export one with 'omni123 evaluate export-subset'."
-            )
-        try:
-            info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
-            with np.load(folder / ARRAYS_FILE, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise Omni123Error(
-                f"The evaluation set in {folder} cannot be read ({error}): fetch or export it anew."
-            ) from error
+        return FILES.load(folder, cls._read)
+
+    @classmethod
+    def _read(cls, arrays: dict[str, np.ndarray], records: Path, info: dict[str, Any]) -> EvaluationSet:
         queries = arrays["queries"]
-        loaded = cls(
-            records=read_records(folder / RECORDS_FILE),
+        baselines = {name.removeprefix(BASELINE): array for name, array in arrays.items() if name.startswith(BASELINE)}
+        return cls(
+            records=read_records(records),
             surface=arrays["surface"],
             queries=queries,
             occupancy=np.unpackbits(arrays["occupancy"], axis=1, count=queries.shape[1]).astype(bool),
             views=arrays["views"],
             code_surfaces=arrays["code_surfaces"],
-            baselines=TrainingBaselines.from_arrays(
-                {
-                    name.removeprefix("baseline_"): array
-                    for name, array in arrays.items()
-                    if name.startswith("baseline_")
-                }
-            ),
+            baselines=TrainingBaselines.from_arrays(baselines),
             info=info,
         )
-        if loaded.set_hash() != info.get("set_hash"):
-            raise Omni123Error(f"The evaluation set in {folder} does not match its recorded hash: export it anew.")
-        return loaded
 
 
 def corpus_counts(records: Sequence[AssetRecord]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from omni123_hf.errors import Omni123Error
 from omni123_hf.geometry.cameras import Camera
+from omni123_hf.geometry.color_space import linear_from_srgb
 from omni123_hf.geometry.colors import SurfaceColors, TextureColors, surface_colors
 from omni123_hf.geometry.lighting import DEFAULT_LIGHTING, Lighting
 from omni123_hf.geometry.rasterizer import mesh_triangles
@@ -142,11 +143,6 @@ def linear_levels(lighting: Lighting) -> tuple[float, list[float]]:
     ambient = lighting.ambient**GAMMA
     direct = (lighting.ambient + sum(lamps)) ** GAMMA - ambient
     return ambient, [direct * lamp / sum(lamps) for lamp in lamps]
-
-
-def linear_from_srgb(values: np.ndarray) -> np.ndarray:
-    """sRGB values in 0..1 as linear light."""
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def _add_mesh(scene: Any, mesh: trimesh.Trimesh, crease_angle: float | None) -> None:

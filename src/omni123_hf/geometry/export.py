@@ -9,15 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import trimesh
 from trimesh.exchange.gltf import export_glb as _encode_glb
 
 from omni123_hf import __version__
 from omni123_hf.errors import Omni123Error
+from omni123_hf.geometry.color_space import linear_from_srgb
+
+
+# trimesh writes attributes with a leading underscore as they are.
+LINEAR_COLOR = "_COLOR_0"
 
 
 def export_glb(mesh: trimesh.Trimesh, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
     """Write `mesh` to `path` (.glb) with `metadata` in the file's `asset.extras`; returns the path. `asset.generator` is this package.
+
+    Vertex and face colours of a mesh are display values (sRGB); the file gets them as glTF wants them, in linear light: `COLOR_0` as
+    float32, because 8 bits of linear light leave steps of 13 display levels at black. Textures and a material's factor are written as
+    they stand. Meshes that trimesh itself has read from a GLB hold what stood there, in linear light; `load_mesh` converts.
 
     The bytes go to a temporary file in the same folder that then takes the name, so a reader never sees half a file.
     An empty mesh, another suffix or metadata that is not JSON raise `Omni123Error`.
@@ -32,14 +42,29 @@ def export_glb(mesh: trimesh.Trimesh, path: str | Path, metadata: Mapping[str, A
     except TypeError as error:
         raise Omni123Error(f"metadata must be plain JSON values: {error}") from error
 
-    def add_extras(tree: dict[str, Any]) -> None:
-        # The reader knows by "trimesh" that colours are as trimesh writes them.
-        tree["asset"]["generator"] = f"omni123-hf {__version__} (trimesh {trimesh.__version__})"
+    def finish(tree: dict[str, Any]) -> None:
+        # Without the word "trimesh", by which the reader knows display colours in the place of linear ones.
+        tree["asset"]["generator"] = f"omni123-hf {__version__}"
         tree["asset"]["extras"] = extras
+        for primitive in (primitive for entry in tree["meshes"] for primitive in entry["primitives"]):
+            if LINEAR_COLOR in primitive["attributes"]:
+                primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop(LINEAR_COLOR)
 
-    data = _encode_glb(trimesh.Scene(mesh), tree_postprocessor=add_extras)
-    write_atomic(path, data)
+    write_atomic(path, _encode_glb(trimesh.Scene(with_linear_colors(mesh)), tree_postprocessor=finish))
     return path
+
+
+def with_linear_colors(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """A copy whose vertex or face colours are a vertex attribute (V, 4) float32 of linear light; without such colours, itself."""
+    visual: Any = mesh.visual
+    if visual.kind not in ("vertex", "face"):
+        return mesh
+    rgba = np.asarray(visual.vertex_colors, dtype=np.float64) / 255.0
+    rgba[:, :3] = linear_from_srgb(rgba[:, :3])
+    copy = mesh.copy(include_cache=True)
+    copy.visual = trimesh.visual.ColorVisuals(copy)
+    copy.vertex_attributes[LINEAR_COLOR] = rgba.astype(np.float32)
+    return copy
 
 
 FORMATS = (".glb", ".obj", ".stl", ".ply")

@@ -88,6 +88,7 @@ class PreviewCallback:
     every: shape codes between previews. The whole shape is left to the pipeline, which decodes it next.
     resolution: points on a side of the extraction grid; 32 is 1/27 of the work of the default 96.
     completion: what stands for the missing codes; None is `source` where a shape was given (edits), otherwise `subset`.
+    rows: of the batch, only so many first ones; all if None.
     then: another callback, called at every step, after the preview of that step.
 
     Raises `Omni123Error` for settings that cannot be, and for a pipeline without a shape tokenizer.
@@ -100,6 +101,7 @@ class PreviewCallback:
         every: int = 16,
         resolution: int = 32,
         completion: str | None = None,
+        rows: int | None = None,
         then: StepCallback | None = None,
     ):
         tokenizer = getattr(pipeline, "shape_tokenizer", None)
@@ -107,6 +109,8 @@ class PreviewCallback:
             raise Omni123Error(f"{type(pipeline).__name__} makes no shapes; there is nothing to preview")
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise Omni123Error(f"a preview comes every 1, 2, ... codes; got {every!r}")
+        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+            raise Omni123Error(f"previews are of the first 1, 2, ... rows; got {rows!r}")
         if completion not in (None, *COMPLETIONS, SOURCE_COMPLETION):
             raise Omni123Error(
                 f"there is no completion {completion!r}; use one of {', '.join((*COMPLETIONS, SOURCE_COMPLETION))}"
@@ -114,14 +118,14 @@ class PreviewCallback:
         check_resolution(resolution)
         self.tokenizer: Omni123ShapeTokenizer = tokenizer
         self.on_preview, self.every, self.resolution = on_preview, every, resolution
-        self.completion, self.then = completion, then
+        self.completion, self.rows, self.then = completion, rows, then
 
     def __call__(self, pipeline: Any, step: int, total: int, facts: dict[str, Any]) -> None:
         count = len(facts["codes"])
         if facts["modality"] == "shape" and count % self.every == 0 and count < self.tokenizer.config.num_latents:
             source = facts.get("given", {}).get("source_shape")
             codes = torch.cat(list(facts["codes"]), dim=1)
-            for row, known in enumerate(codes):
+            for row, known in enumerate(codes[: self.rows]):
                 mesh = self.preview(known, None if source is None else source[row])
                 self.on_preview(mesh, step, total, row)
         if self.then is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..color_space import linear_from_srgb, srgb_from_linear
 from .gltf_data import GltfData, numbers
 from .surface import plain_colors
 from .textures import decode_image, sample_texture
@@ -40,7 +41,7 @@ class GltfMaterials:
         self.data = data
         self._materials: dict[Any, GltfMaterial] = {}
         self._images: dict[int, Image.Image | None] = {}
-        # trimesh (and so our own `export_glb`) writes display colours where the format wants linear ones.
+        # trimesh, and our own `export_glb` before it left that name out, writes display colours where the format wants linear.
         generator = str(data.tree.get("asset", {}).get("generator", ""))
         self.is_linear = "trimesh" not in generator
 
@@ -141,13 +142,3 @@ def _uv_transform(placed: dict[str, Any]) -> np.ndarray:
     return np.array(
         [[cosine * scale[0], sine * scale[1], offset[0]], [-sine * scale[0], cosine * scale[1], offset[1]]]
     )
-
-
-def linear_from_srgb(color: np.ndarray) -> np.ndarray:
-    """Linear light of sRGB values in 0..1 (IEC 61966-2-1)."""
-    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-
-
-def srgb_from_linear(color: np.ndarray) -> np.ndarray:
-    """sRGB values of linear light in 0..1 (IEC 61966-2-1)."""
-    return np.where(color <= 0.0031308, color * 12.92, 1.055 * np.maximum(color, 0.0) ** (1 / 2.4) - 0.055)
