@@ -139,7 +139,7 @@ def build(service: Service) -> None:
         request: gr.Request = None,  # type: ignore[assignment]
     ) -> Iterator[Answer]:
         """One edit of the current state of this client's tree, or of the state with number node. Files: mesh, session (zip)."""
-        settings = service.settings(seed, guidance_scale, temperature, resolution)
+        settings = service.settings(seed, guidance_scale, temperature, resolution, is_edit=True)
         text = service.text("instruction", instruction) or ""
         session = sessions.get(request.session_hash)
         session.need_tree()

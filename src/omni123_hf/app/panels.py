@@ -25,9 +25,9 @@ QUEUED: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 class SettingsForm:
     """Seed, guidance, temperature, resolution, previews and, if wanted, the number of samples; `inputs` in this order."""
 
-    def __init__(self, service: Service, with_samples: bool = True):
+    def __init__(self, service: Service, with_samples: bool = True, is_edit: bool = False):
         limits = service.limits
-        scale, _ = service.models.base.guidance(None, None)
+        scale = service.settings(is_edit=is_edit).guidance_scale
         with gr.Row(elem_classes="seed-row"):
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=3, min_width=120)
             self.dice = gr.Button("Random seed", size="sm", scale=2, min_width=110)

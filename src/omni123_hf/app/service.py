@@ -89,15 +89,18 @@ class Service:
         resolution: Any = 64,
         num_samples: Any = 1,
         preview_every: Any = 0,
+        is_edit: bool = False,
     ) -> Settings:
-        """Checks types and this server's limits; the pipelines check the rest. Raises `Omni123Error`."""
-        limits = self.limits
+        """Checks types and this server's limits; the pipelines check the rest. is_edit: edits may have a guidance of their own.
+
+        Raises `Omni123Error`.
+        """
+        limits, base = self.limits, self.models.base
+        scale = None if guidance_scale is None else number("guidance scale", guidance_scale)
         settings = Settings(
             seed=whole("seed", seed, 0, 2**63 - 1),
             # The checkpoint's own is named in the record, too.
-            guidance_scale=self.models.base.guidance(
-                None if guidance_scale is None else number("guidance scale", guidance_scale), None
-            )[0],
+            guidance_scale=base.guidance(base.edit_guidance(scale) if is_edit else scale, None)[0],
             temperature=number("temperature", temperature),
             resolution=whole("resolution", resolution, limits.min_resolution, limits.max_resolution),
             num_samples=whole("number of samples", num_samples, 1, limits.max_samples),

@@ -58,7 +58,7 @@ def build(
             with gr.Row():
                 start = gr.Button("Edit", variant="primary", scale=3, elem_id="edit-start")
                 actions = gr.Column(scale=1, min_width=90)
-            form = SettingsForm(service, with_samples=False)
+            form = SettingsForm(service, with_samples=False, is_edit=True)
         with gr.Column(scale=7, min_width=360):
             status = gr.HTML(status_line("No shape yet."), elem_id="edit-status", elem_classes="status", padding=False)
             with gr.Row():
@@ -128,7 +128,7 @@ def build(
         request: gr.Request,
     ) -> Iterator[list[Any]]:  # fmt: skip
         def steps(session: Session) -> Steps:
-            settings = service.settings(seed, guidance, temperature, resolution, preview_every=previews)
+            settings = service.settings(seed, guidance, temperature, resolution, preview_every=previews, is_edit=True)
             text = service.text("instruction", instruction) or ""
             session.need_tree()
             yield from service.run(
