@@ -55,6 +55,7 @@ def test_writes_the_four_files(tiny_pipeline, tiny_pipeline_folder, tmp_path, so
     )
     assert result["tokens"] == {"text": text, "text_2": text_2, "image": 16, "shape": 8}
     assert result["mesh"]["watertight"] and result["mesh"]["components"] == 1
+    assert result["print"]["is_printable"] and result["print"]["problems"] == []
     assert result["mesh"]["faces"] == len(mesh.faces) and result["mesh"]["volume"] > 0
     assert result["settings"]["extraction"] == result["extraction"]["mode"] == "safe"
     assert 0 < result["extraction"]["share"] <= 1 and result["extraction"]["misses"] == 0
@@ -72,7 +73,7 @@ def test_a_failed_surface_is_said_and_leaves_no_old_mesh(tiny_pipeline_folder, t
     assert generate(tiny_pipeline_folder, tmp_path, "--quiet") == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["image.png", "result.json"]
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["mesh"] is None and "inside" in result["failure"]
+    assert result["mesh"] is None and result["print"] is None and "inside" in result["failure"]
     assert "no surface" in capsys.readouterr().err
 
 

@@ -85,7 +85,9 @@ def _opened(data: bytes, name: str, limits: PictureLimits) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise RejectedError("too_many_pixels", f"{name} has more than {limits.max_pixels} pixels; scale it down") from error
+        raise RejectedError(
+            "too_many_pixels", f"{name} has more than {limits.max_pixels} pixels; scale it down"
+        ) from error
     if picture.width * picture.height > limits.max_pixels:
         size = f"{picture.width} x {picture.height}"
         raise RejectedError(

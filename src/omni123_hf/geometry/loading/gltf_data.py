@@ -219,7 +219,10 @@ def _parse_json(text: bytes, most: int) -> dict[str, Any]:
     try:
         tree = json.loads(text.decode("utf-8").lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
-        raise RejectedError("broken_file", f"the JSON of the glTF cannot be read ({str(error)[:120]}); the file is broken or cut short, export it again") from error
+        raise RejectedError(
+            "broken_file",
+            f"the JSON of the glTF cannot be read ({str(error)[:120]}); the file is broken or cut short, export it again",
+        ) from error
     if not isinstance(tree, dict):
         raise RejectedError("broken_file", "the JSON of the glTF is not an object")
     return tree

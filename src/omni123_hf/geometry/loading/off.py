@@ -65,7 +65,8 @@ def read_off(model: ModelFile) -> Surface:
     index = np.array(corner_vertex, dtype=np.int64)
     if len(index) and (index.min() < 0 or index.max() >= vertex_count):
         raise RejectedError(
-            "bad_index", f"{model.name}: a face names a vertex that does not exist; the file is broken, export it again"
+            "bad_index",
+            f"{model.name}: a face names a vertex that does not exist; the file is broken, export it again",
         )
     corners, owners = split_faces(vertices, index, np.array(starts, dtype=np.int64), np.arange(face_count))
     faces = index[corners]

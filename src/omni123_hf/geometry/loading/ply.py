@@ -257,7 +257,9 @@ def _to_surface(rows: dict[str, _Rows], limits: LoadLimits, label: str) -> Surfa
         raise RejectedError("broken_file", f"{label}: the vertices have no x, y and z")
     vertices = np.stack([vertex.columns[axis].astype(np.float64) for axis in "xyz"], axis=1)
     if len(face.items) and (face.items.min() < 0 or face.items.max() >= len(vertices)):
-        raise RejectedError("bad_index", f"{label}: a face names a vertex that does not exist; the file is broken, export it again")
+        raise RejectedError(
+            "bad_index", f"{label}: a face names a vertex that does not exist; the file is broken, export it again"
+        )
     starts = np.cumsum(face.lengths) - face.lengths
     corners, owners = split_faces(vertices, face.items, starts, np.arange(len(starts)))
     check_counts(len(vertices), len(corners), limits, label)

@@ -59,10 +59,14 @@ def to_mesh(surface: Surface, limits: LoadLimits, label: str) -> trimesh.Trimesh
     check_counts(len(surface.vertices), len(faces), limits, label)
     used = np.unique(faces)
     if used[0] < 0 or used[-1] >= len(surface.vertices):
-        raise RejectedError("bad_index", f"{label}: a face names a vertex that does not exist; the file is broken, export it again")
+        raise RejectedError(
+            "bad_index", f"{label}: a face names a vertex that does not exist; the file is broken, export it again"
+        )
     points = np.asarray(surface.vertices[used], dtype=np.float64)
     if not np.isfinite(points).all():
-        raise RejectedError("not_finite", f"{label}: a face has coordinates that are not finite; the file is broken, export it again")
+        raise RejectedError(
+            "not_finite", f"{label}: a face has coordinates that are not finite; the file is broken, export it again"
+        )
     low, high = points.min(axis=0), points.max(axis=0)
     longest = float((high - low).max())
     if max(-float(low.min()), float(high.max())) > MAX_COORDINATE or 0.0 < longest < MIN_EXTENT:
