@@ -241,6 +241,25 @@ def measure_batch(bench: Bench, tokens: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def profile_text(bench: Bench, tokens: int, forced: int) -> str:
+    """Where the time of the codes after the first goes, by operation; the profiler itself costs time."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if bench.device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    profiler = torch.profiler.profile(activities=activities)
+
+    def mark(progress: Any) -> None:
+        if progress.done == 1:
+            profiler.start()
+        elif progress.done == tokens:
+            profiler.stop()
+
+    bench.run(tokens, "fast", forced=forced, callback=mark)
+    return profiler.key_averages().table(
+        sort_by=f"self_{bench.device}_time_total", row_limit=12, max_name_column_width=40
+    )
+
+
 def measure_long(bench: Bench, tokens: int, repeats: int) -> dict[str, Any]:
     """Codes a second of the last `tokens` of a chain over those of its first, and the same ratio of the bytes they move."""
     runs: dict[str, list[float]] = {"early": [], "late": []}
@@ -315,6 +334,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads; default torch's")
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--profile", type=Path, help="text file: where the time of early and of late codes of a chain goes"
+    )
     options = parser.parse_args()
     parts = options.part.split(",")
     if unknown := sorted(set(parts) - set(PARTS)):
@@ -359,6 +381,13 @@ def main() -> None:
     }
     if account is not None:
         result["memory"] = account
+    if options.profile is not None:
+        count = min(tokens, 64)
+        texts = [
+            f"{name}, {count - 1} codes of {options.size}\n{profile_text(bench, count, forced)}"
+            for name, forced in (("start of a chain", 0), (f"end of a chain of {CHAIN}", CHAIN - count))
+        ]
+        options.profile.write_text("\n".join(texts), encoding="utf-8")
     for part in parts:
         result[part] = measures[part]()
         report({part: result[part]})
