@@ -58,8 +58,9 @@ LIMITATIONS = """\
   of their own; `color_mesh` projects the model's six pictures onto them, at their resolution.
 - Pictures often miss the colours of the prompt, and shapes often miss its counts and small parts: the shape of the named category
   is what the text mostly decides. Knowing the true category and answering with its medoid object does as well (see the table).
-- Edits mostly do too much or the wrong thing: leaving the shape as it is beats them far more often than not (see the table). What a
-  shape's 64 tokens say of a small part is little: the target's own tokens seldom beat the untouched source either.
+- An edit is better than leaving the shape as it is about as often as not (see the table); some change nothing, and parts that
+  should stay move a little. What a shape's 64 tokens say of a small part is little: the target's own tokens seldom beat the untouched
+  source either.
 - Posed pictures show the outline of the side asked for, seldom its details or colours.
 - English only. The captions are templates filled from attributes and catalogue data, not human descriptions.
 - Real meshes are often open; their solids come from a flood fill, so thin sheets are thickened in training and in evaluation.
