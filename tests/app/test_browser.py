@@ -60,6 +60,18 @@ def server():
         yield running
 
 
+def edit_twice_and_undo(page, first, second):
+    """From the shape that was generated: two edits, one after the other, and back to the first."""
+    page.click("#generate-edit")
+    wait_for_text(page, "#edit-status", "State 0 of 0")
+    for number, instruction in enumerate((first, second), 1):
+        page.fill("#edit-instruction textarea", instruction)
+        page.click("#edit-start")
+        wait_for_text(page, "#edit-status", f"State {number} of {number}")
+    page.click("#edit-undo")
+    wait_for_text(page, "#edit-status", "State 1 of 2")
+
+
 @pytest.mark.slow
 def test_from_a_prompt_to_an_edited_mesh(browser, server, tmp_path):
     requests, problems = [], []
@@ -85,14 +97,7 @@ def test_from_a_prompt_to_an_edited_mesh(browser, server, tmp_path):
     assert len(mesh.faces) and facts["prompt"] == PROMPT
     assert facts["model"]["revision"] == server.service.models.revision
 
-    page.click("#generate-edit")
-    wait_for_text(page, "#edit-status", "State 0 of 0")
-    for number, instruction in enumerate(("make it taller", "add a second shelf"), 1):
-        page.fill("#edit-instruction textarea", instruction)
-        page.click("#edit-start")
-        wait_for_text(page, "#edit-status", f"State {number} of {number}")
-    page.click("#edit-undo")
-    wait_for_text(page, "#edit-status", "State 1 of 2")
+    edit_twice_and_undo(page, "make it taller", "add a second shelf")
     page.locator("#edit-history label").nth(2).click()
     wait_for_text(page, "#edit-status", "State 2 of 2")
     assert "add a second shelf" in page.inner_text("#edit-history")
@@ -195,14 +200,7 @@ def test_a_page_that_is_loaded_again_keeps_its_tree_and_another_tab_has_its_own(
     page.fill("#generate-prompt textarea", PROMPT)
     page.click("#generate-start")
     wait_for_text(page, "#generate-status", "Done in")
-    page.click("#generate-edit")
-    wait_for_text(page, "#edit-status", "State 0 of 0")
-    for number, instruction in enumerate(("make it taller", "add a handle"), 1):
-        page.fill("#edit-instruction textarea", instruction)
-        page.click("#edit-start")
-        wait_for_text(page, "#edit-status", f"State {number} of {number}")
-    page.click("#edit-undo")
-    wait_for_text(page, "#edit-status", "State 1 of 2")
+    edit_twice_and_undo(page, "make it taller", "add a handle")
     history = page.inner_text("#edit-history")
 
     page.reload()

@@ -65,8 +65,8 @@ def build(service: Service, app: gr.Blocks, tabs: list[Again]) -> None:
         return mesh
 
     outputs = [component for again in tabs for component in again.outputs]
-    loaded = app.load(load, page, outputs, js=PAGE_SECRET, queue=False, show_progress="hidden", **PRIVATE)
     options: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
+    loaded = app.load(load, page, outputs, js=PAGE_SECRET, **options)
     # The first tab is in sight. A viewer that gets its mesh before its tab was ever opened stays empty.
     loaded.then(show(tabs[0].name), None, tabs[0].model, **options)
     for again in tabs[1:]:

@@ -93,6 +93,8 @@ def run_prompt(
     load_seconds: float,
 ) -> Outcome:
     """Generates, ranks, colours and writes into `staging`. out: where previews go while it works."""
+    from omni123_hf.geometry.printable import print_facts
+
     started = time.perf_counter()
     if request.preview_every is not None:
         callbacks = with_previews(pipeline, request.preview_every, out, callbacks)
@@ -145,7 +147,7 @@ def run_prompt(
                 "folder": folder or ".",
                 "sample": row,
                 "mesh": output.health[row],
-                "print": printable(output.meshes[row]),
+                "print": print_facts(output.meshes[row]),
                 "extraction": output.extraction[row],
                 "failure": output.failures[row],
                 **({} if scores is None else {"score": scores[row].to_dict()}),
@@ -162,7 +164,7 @@ def run_prompt(
         "tokens": count_tokens(pipeline, prompt, output),
         "seconds": seconds,
         "mesh": output.health[first],
-        "print": printable(output.meshes[first]),
+        "print": samples[0]["print"],
         "extraction": output.extraction[first],
         "failure": output.failures[first],
         **({} if request.color is None else {"color": colors[first]}),
@@ -203,13 +205,6 @@ def with_previews(pipeline: Any, every: int, out: Path, callbacks: dict[str, Any
 
 
 PREVIEW_MESH = "preview_mesh.glb"
-
-
-def printable(mesh: Any) -> dict[str, Any] | None:
-    """What a slicer would trip over, for the record; None where there is no mesh."""
-    from omni123_hf.geometry.printable import print_report
-
-    return None if mesh is None or not len(mesh.faces) else print_report(mesh).to_dict()
 
 
 def write_sample(pipeline: Any, path: Path, mesh: Any, image: Any, facts: dict[str, Any], name: str) -> None:

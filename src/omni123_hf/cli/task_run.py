@@ -134,12 +134,11 @@ def write_mesh(
     """`mesh.SUFFIX` and `preview.png`, or the reason why there is none."""
     from omni123_hf.geometry.export import export_mesh
     from omni123_hf.geometry.preview import contact_sheet
-    from omni123_hf.geometry.printable import print_report
+    from omni123_hf.geometry.printable import print_facts
 
     if mesh is None:
         return Result(facts={"mesh": None}, failure=f"the model gave no surface: {failure}")
     name = f"mesh.{suffix}"
     export_mesh(mesh, folder / name, facts)
     contact_sheet(mesh, image=image).save(folder / "preview.png")
-    report = print_report(mesh).to_dict() if len(mesh.faces) else None
-    return Result([name, "preview.png"], {"mesh": health, "print": report})
+    return Result([name, "preview.png"], {"mesh": health, "print": print_facts(mesh)})

@@ -18,6 +18,7 @@ from omni123_hf.geometry.sparse_grid import (
     Refinement,
     active_cells,
     close,
+    coordinates,
     lattice_index,
     nearest_on,
     on_border,
@@ -65,7 +66,7 @@ class BrickGrid:
         known = np.empty(places.shape, dtype=bool)
         held = slot >= 0
         known[held] = self.known[slot[held], within[held]]
-        x, y, z = _axes(places[~held], self.side)
+        x, y, z = coordinates(places[~held], self.side)
         exact = self.on_lattice[x] & self.on_lattice[y] & self.on_lattice[z]
         known[~held] = exact & self.coarse.known[self._on_coarse(places[~held])]
         return known
@@ -194,18 +195,18 @@ class BrickGrid:
 
     def _locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Slots, -1 where there is no brick, and numbers within the brick."""
-        x, y, z = _axes(places, self.side)
+        x, y, z = coordinates(places, self.side)
         slot = self.table[((x // BRICK) * self.across + y // BRICK) * self.across + z // BRICK]
         return slot, (x % BRICK * BRICK + y % BRICK) * BRICK + z % BRICK
 
     def _on_coarse(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Indices of the lattice's points nearest to places."""
-        x, y, z = _axes(places, self.side)
+        x, y, z = coordinates(places, self.side)
         return self.nearest[x], self.nearest[y], self.nearest[z]
 
     def _hold(self, places: np.ndarray) -> None:
         """Make the bricks that hold `places`."""
-        x, y, z = _axes(places, self.side)
+        x, y, z = coordinates(places, self.side)
         brick = ((x // BRICK) * self.across + y // BRICK) * self.across + z // BRICK
         new = np.unique(brick[self.table[brick] < 0])
         if not len(new):
@@ -278,8 +279,3 @@ def specks(grid: BrickGrid, mixed: np.ndarray) -> int:
                 places, middle = places[other], middle[other]
         count += len(places)
     return count
-
-
-def _axes(places: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates of flat places."""
-    return places // side**2, places // side % side, places % side

@@ -5,6 +5,7 @@ Everything keeps a closed mesh closed. The order is that of `finish_mesh`; each 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import fast_simplification
@@ -113,23 +114,27 @@ def decimate(mesh: trimesh.Trimesh, target_faces: int) -> trimesh.Trimesh:
     if not (before.watertight and before.winding_consistent):
         raise Omni123Error("the mesh is not closed and cannot be decimated; make it watertight first")
     whole = (before.components, before.genus)
-    result = collapse(
-        np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int32), target_faces
-    )
-    if len(result.faces) <= target_faces and is_closed(result, whole):
-        return result
-    # Quadric error alone pinches thin handles; edges that manifold3d has made longer there before are passed over.
-    solid = Manifold(Mesh(np.asarray(mesh.vertices, dtype=np.float32), np.asarray(mesh.faces, dtype=np.uint32)))
-    for tolerance in float(mesh.extents.max()) * np.geomspace(*SOLID_TOLERANCES):
-        part = solid.simplify(tolerance).to_mesh()
-        vertices = part.vert_properties[:, :3].astype(np.float64)
-        result = collapse(vertices, part.tri_verts.astype(np.int32), target_faces)
+    for vertices, faces in beginnings(mesh):
+        result = collapse(vertices, faces, target_faces)
         if 0 < len(result.faces) <= target_faces and is_closed(result, whole):
             return result
     raise Omni123Error(
         f"the mesh cannot be brought to {target_faces} faces and stay whole: it has {before.components} piece(s) and "
         f"{before.genus} handle(s); give a larger target"
     )
+
+
+def beginnings(mesh: trimesh.Trimesh) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Vertices float64 and faces int32 to collapse edges of: the mesh's own, then of ever coarser versions of it.
+
+    Quadric error alone pinches thin handles. manifold3d collapses edges within a distance, and only where the surface stays whole;
+    what it leaves there is passed over afterwards.
+    """
+    yield np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int32)
+    solid = Manifold(Mesh(np.asarray(mesh.vertices, dtype=np.float32), np.asarray(mesh.faces, dtype=np.uint32)))
+    for tolerance in float(mesh.extents.max()) * np.geomspace(*SOLID_TOLERANCES):
+        part = solid.simplify(tolerance).to_mesh()
+        yield part.vert_properties[:, :3].astype(np.float64), part.tri_verts.astype(np.int32)
 
 
 def collapse(vertices: np.ndarray, faces: np.ndarray, target_faces: int) -> trimesh.Trimesh:

@@ -68,6 +68,11 @@ def print_report(mesh: trimesh.Trimesh, min_wall: float = 0.0) -> PrintReport:
     )
 
 
+def print_facts(mesh: trimesh.Trimesh | None) -> dict[str, Any] | None:
+    """`print_report` as plain values, for records; None where there is nothing to print."""
+    return None if mesh is None or not len(mesh.faces) else print_report(mesh).to_dict()
+
+
 def overhang_share(mesh: trimesh.Trimesh) -> float:
     """Share of the area that points down by more than 45 degrees, the ground plane left out."""
     normals, area = np.asarray(mesh.face_normals), np.asarray(mesh.area_faces)

@@ -50,8 +50,7 @@ class Lattice:
 
     def flat(self, places: np.ndarray) -> np.ndarray:
         """Flat indices on the whole grid of flat `places` on the lattice."""
-        n = len(self.index)
-        x, y, z = places // n**2, places // n % n, places % n
+        x, y, z = coordinates(places, len(self.index))
         return (self.index[x] * self.side + self.index[y]) * self.side + self.index[z]
 
     def take(self, places: np.ndarray) -> np.ndarray:
@@ -127,10 +126,15 @@ def corner_places(cells: np.ndarray, side: int) -> np.ndarray:
     return cells[:, None] + (CORNERS[:, 0] * side + CORNERS[:, 1]) * side + CORNERS[:, 2]
 
 
+def coordinates(places: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates of flat places of any shape on a grid of `side` points an axis."""
+    return places // side**2, places // side % side, places % side
+
+
 def on_border(places: np.ndarray, side: int) -> np.ndarray:
     """Whether flat places lie on the border of their grid."""
     border = np.zeros(places.shape, dtype=bool)
-    for axis in (places // side**2, places // side % side, places % side):
+    for axis in coordinates(places, side):
         border |= (axis == 0) | (axis == side - 1)
     return border
 
